@@ -1,0 +1,149 @@
+"""Checkpoints are read without running code from them, on every torch.
+
+mmengine's checkpoints hold more than tensors (log histories, NumPy values), so torch's
+`weights_only=True` refuses them, and mmengine 0.10 lets anything be unpickled below torch 2.6 and
+can't resume at all from 2.6 on. The loader here unpickles exactly what mmengine's checkpoints need
+and refuses the rest by name. Importing this module installs it for files and URLs.
+"""
+
+import os
+import os.path as osp
+import pickle
+import types
+from typing import Any, Optional, Set, Tuple
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, get_rank
+from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader
+
+_NUMPY_DTYPES = (
+    'Bool', 'Int8', 'Int16', 'Int32', 'Int64', 'UInt8', 'UInt16', 'UInt32', 'UInt64',
+    'Float16', 'Float32', 'Float64', 'Str', 'LongLong', 'ULongLong',
+)  # fmt: skip
+
+SAFE_GLOBALS: Set[Tuple[str, str]] = {
+    ('collections', 'OrderedDict'),
+    ('collections', 'defaultdict'),
+    ('collections', 'Counter'),
+    ('builtins', 'set'),
+    ('builtins', 'frozenset'),
+    ('builtins', 'slice'),
+    ('builtins', 'complex'),
+    ('builtins', 'bytearray'),
+    ('builtins', 'int'),
+    ('builtins', 'float'),
+    ('builtins', 'str'),
+    ('builtins', 'bool'),
+    ('builtins', 'list'),
+    ('builtins', 'dict'),
+    ('builtins', 'tuple'),
+    ('_codecs', 'encode'),
+    ('mmengine.logging.history_buffer', 'HistoryBuffer'),
+    ('numpy', 'ndarray'),
+    ('numpy', 'dtype'),
+    *(('numpy.dtypes', f'{name}DType') for name in _NUMPY_DTYPES),
+    *(
+        (f'numpy.{core}.multiarray', name)
+        for core in ('core', '_core')
+        for name in ('_reconstruct', 'scalar')
+    ),
+    ('torch', 'Size'),
+    ('torch', 'device'),
+    ('torch._utils', '_rebuild_tensor'),
+    ('torch._utils', '_rebuild_tensor_v2'),
+    ('torch._utils', '_rebuild_parameter'),
+    ('torch.nn.parameter', 'Parameter'),
+    ('torch.serialization', '_get_layout'),
+    *(('torch', name) for name, value in vars(torch).items() if isinstance(value, torch.dtype)),
+    *(('torch', name) for name in vars(torch) if name.endswith('Storage')),
+}
+"""(module, name) pairs that may be unpickled; add to it what you trust."""
+
+
+class UnsafeCheckpointError(pickle.UnpicklingError):
+    """A checkpoint asks for an object that no checkpoint of mmengine needs."""
+
+
+def _history_buffer_method(owner: Any, name: str) -> Any:
+    """Stands in for `getattr`, which log histories use for their own four methods only."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise UnsafeCheckpointError(f'refused: getattr({owner!r}, {name!r})')
+    return getattr(HistoryBuffer, name)
+
+
+class _SafeUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in (('builtins', 'getattr'), ('__builtin__', 'getattr')):
+            return _history_buffer_method
+        if (module, name) not in SAFE_GLOBALS:
+            raise UnsafeCheckpointError(
+                f'refused to unpickle {module}.{name}: only tensors, numbers, containers and log '
+                f'histories are read from checkpoints, since anything else could run code. If you '
+                f'trust the file, add it before loading: '
+                f'mmkd_fm.checkpoint.SAFE_GLOBALS.add(({module!r}, {name!r}))'
+            )
+        return super().find_class(module, name)
+
+
+def _load(file: Any, **kwargs: Any) -> Any:
+    return _SafeUnpickler(file, **kwargs).load()
+
+
+# what torch.load expects of a pickle module
+_safe_pickle = types.ModuleType('mmkd_fm_safe_pickle')
+_safe_pickle.Unpickler = _SafeUnpickler
+_safe_pickle.load = _load
+_safe_pickle.UnpicklingError = pickle.UnpicklingError
+
+
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    """Read a checkpoint file safely.
+
+    Args:
+        filename: Path of the file.
+        map_location: As in `torch.load`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UnsafeCheckpointError: If the file asks for an object outside `SAFE_GLOBALS`.
+        OSError: If the file is truncated or no checkpoint.
+
+    Example:
+        >>> load_from_local('work_dirs/run/epoch_12.pth', 'cpu')['state_dict']
+    """
+    path = osp.expanduser(filename)
+    if not osp.isfile(path):
+        raise FileNotFoundError(f'{filename} can not be found.')
+    try:
+        return torch.load(
+            path, map_location=map_location, pickle_module=_safe_pickle, weights_only=False)
+    except UnsafeCheckpointError as error:
+        raise UnsafeCheckpointError(f'{filename}: {error}') from None
+    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise OSError(
+            f'{filename} is truncated or not a checkpoint ({type(error).__name__}: '
+            f'{str(error).splitlines()[0] if str(error) else "no more data"}); copy it again'
+        ) from error
+
+
+@CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
+def load_from_http(
+    filename: str, map_location: Any = None, model_dir: Optional[str] = None
+) -> Any:
+    """Download a checkpoint once (rank 0 of each job), then read it safely.
+
+    Args:
+        filename: URL.
+        map_location: As in `torch.load`.
+        model_dir: Folder to keep it in; torch hub's checkpoint folder by default.
+    """
+    folder = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
+    path = osp.join(folder, osp.basename(urlparse(filename).path))
+    if get_rank() == 0 and not osp.isfile(path):
+        os.makedirs(folder, exist_ok=True)
+        torch.hub.download_url_to_file(filename, path)
+    barrier()
+    return load_from_local(path, map_location)

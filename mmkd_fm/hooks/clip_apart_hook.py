@@ -1,0 +1,33 @@
+"""Clip the gradients of the student and of the extras apart."""
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from mmkd_fm.models.distiller import EXTRAS
+from mmkd_fm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class ClipApartHook(Hook):
+    """Makes `clip_grad` of the optim wrapper clip the student's gradients as in plain training.
+
+    Clipped together, large gradients of the meta-encoders would shrink the student's. The logged
+    `grad_norm` is the student's.
+
+    Example:
+        >>> default_hooks = dict(distill_clip=dict(type='mmkd_fm.ClipApartHook'))
+    """
+
+    def before_train(self, runner) -> None:
+        """Replace the clipping function, if there is one."""
+        clip = getattr(runner.optim_wrapper, 'clip_func', None)
+        if clip is None:
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        extras = {id(p) for p in getattr(model, EXTRAS).parameters()}
+
+        def clip_apart(params, **kwargs):
+            clip([p for p in params if id(p) in extras], **kwargs)
+            return clip([p for p in params if id(p) not in extras], **kwargs)
+
+        runner.optim_wrapper.clip_func = clip_apart

@@ -1,0 +1,152 @@
+"""Keep what an exact resume needs besides the plain student's checkpoint."""
+
+import logging
+from typing import Any, Dict, Optional
+
+from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from mmkd_fm.generators import generator_state, set_generator_state
+from mmkd_fm.models.distiller import Distiller
+from mmkd_fm.registry import HOOKS
+
+KEY = 'distill_state'
+
+
+@HOOKS.register_module()
+class DistillStateHook(Hook):
+    """Saves and restores the extras, the random generators and the teacher's fingerprint.
+
+    They lie under a key of their own; the rest of the file is a plain student checkpoint.
+    Validation leaves the generators as it found them, so that a run resumed at an epoch boundary
+    continues as the uninterrupted run would.
+
+    Example:
+        >>> default_hooks = dict(distill_state=dict(type='mmkd_fm.DistillStateHook'))
+    """
+
+    priority = 'NORMAL'  # before CheckpointHook (VERY_LOW), which the generators are gathered for
+
+    def __init__(self) -> None:
+        self._loaded: Optional[Dict[str, Any]] = None
+        self._generators: Optional[list] = None
+        self._before_val: Optional[Dict[str, Any]] = None
+
+    def before_run(self, runner) -> None:
+        """Tell the Distiller that its state is kept."""
+        _distiller(runner).state_is_kept = True
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Check the checkpoint, and on resume load the extras."""
+        model = _distiller(runner)
+        if not runner._resume:
+            _check_keys(model, checkpoint)
+            return
+        if KEY not in checkpoint:
+            raise ValueError(
+                'this checkpoint has no distillation state, so training can not be resumed from '
+                'it; to start a new distillation from its weights use load_from: '
+                '--cfg-options load_from=CHECKPOINT, without --resume'
+            )
+        self._loaded = state = checkpoint[KEY]
+        if model.teacher is not None and state['teacher'] != model.teacher.fingerprint():
+            raise ValueError(
+                'the checkpoint was trained with another teacher (its weights differ); give the '
+                'same teacher to resume, or start a new distillation with load_from'
+            )
+        model.distill_losses.load_state_dict(state['extras'])
+        for name, averaged in _averaged(runner).items():
+            averaged.distill_losses.load_state_dict(state['averaged_extras'][name])
+
+    def before_train(self, runner) -> None:
+        """Restore the generators, last of all that a resume does."""
+        if self._loaded is None:
+            return
+        reasons = _inexact(runner, self._loaded)
+        for reason in reasons:
+            runner.logger.log(
+                logging.WARNING, f'resume is not equal to the uninterrupted run: {reason}')
+        if len(self._loaded['generators']) == get_world_size():
+            set_generator_state(self._loaded['generators'][get_rank()])
+        self._loaded = None
+
+    def before_val(self, runner) -> None:
+        """Remember the generators."""
+        self._before_val = generator_state()
+
+    def after_val(self, runner) -> None:
+        """Put the generators back."""
+        set_generator_state(self._before_val)
+
+    def after_train_epoch(self, runner) -> None:
+        """Gather the generators of all ranks, as only rank 0 saves."""
+        self._generators = all_gather_object(generator_state())
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Add the state under its own key."""
+        model = _distiller(runner)
+        checkpoint[KEY] = dict(
+            extras=_to_cpu(model.distill_losses.state_dict()),
+            averaged_extras={
+                name: _to_cpu(averaged.distill_losses.state_dict())
+                for name, averaged in _averaged(runner).items()
+            },
+            generators=self._generators or [generator_state()],
+            teacher=model.teacher.fingerprint() if model.teacher is not None else None,
+        )
+
+
+def _distiller(runner) -> Distiller:
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = getattr(model, 'module', model)  # a TTA model
+    if not isinstance(model, Distiller):
+        raise TypeError(
+            f'DistillStateHook needs a model of type mmkd_fm.Distiller, but got '
+            f'{type(model).__name__}; remove default_hooks.distill_state from plain configs'
+        )
+    return model
+
+
+def _averaged(runner) -> Dict[str, Distiller]:
+    """The averaged copies that hooks such as EMAHook keep."""
+    return {
+        type(hook).__name__: hook.ema_model.module
+        for hook in runner.hooks
+        if hasattr(hook, 'ema_model')
+    }
+
+
+def _to_cpu(state: dict) -> dict:
+    return {name: tensor.cpu() for name, tensor in state.items()}
+
+
+def _check_keys(model: Distiller, checkpoint: dict) -> None:
+    """A checkpoint that fits nowhere would leave the student untrained without a word."""
+    state = checkpoint.get('state_dict', checkpoint)
+    own = model.state_dict()
+    loaded = {key[7:] if key.startswith('module.') else key for key in state}
+    if not loaded & set(own):
+        raise ValueError(
+            f"the checkpoint has none of the student's {len(own)} keys: it starts with "
+            f'{", ".join(list(state)[:3])}, the student with {", ".join(list(own)[:3])}. Give a '
+            f'checkpoint of the plain student'
+        )
+
+
+def _inexact(runner, state: dict) -> list:
+    """Why this resume can not be bit-equal."""
+    reasons = []
+    if len(state['generators']) != get_world_size():
+        reasons.append(
+            f'the checkpoint is of {len(state["generators"])} processes, this run has '
+            f'{get_world_size()}')
+    loader = runner.train_dataloader
+    if getattr(loader, 'persistent_workers', False):
+        reasons.append(
+            'persistent_workers=True, whose augmentations continue from epoch to epoch; set '
+            'train_dataloader.persistent_workers=False where that matters')
+    if runner.iter % len(loader):
+        reasons.append(
+            'the checkpoint is not of an epoch boundary, and data loaders restart their epoch')
+    return reasons

@@ -1,0 +1,300 @@
+"""The Distiller: an unedited student with a frozen teacher beside it."""
+
+from typing import Any, Dict, List, Optional, Union
+
+import torch
+from mmengine.dist import broadcast_object_list
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from mmkd_fm.generators import preserved_generators
+from mmkd_fm.models.alignment import Tapped, measure
+from mmkd_fm.models.preprocessor import TwoViewPreprocessor
+from mmkd_fm.models.taps import Tap, find_module, read, record
+from mmkd_fm.models.teacher import FrozenTeacher
+from mmkd_fm.registry import MODELS, build_part
+
+EXTRAS = 'distill_losses'
+"""Child that holds all that is trained besides the student; it stays out of `state_dict`."""
+
+_PROBE_SIZE = 128
+
+
+@MODELS.register_module()
+class Distiller(BaseModel):
+    """Trains ``student`` with distillation losses; in every other respect it is the student.
+
+    The student's children are children of the Distiller, under their own names, so that hooks,
+    layer-wise learning rates, EMA, TTA and checkpoints find what they find in the plain student;
+    `state_dict` holds exactly the plain student's keys. Attributes that the Distiller lacks are the
+    student's.
+
+    Args:
+        student: Config of the student, as in its own config file.
+        teacher: Arguments of `FrozenTeacher`: config and checkpoint.
+        losses: Name of each term and its config: a registered loss of (student, teacher), with
+            `tap` (module path, of the teacher too unless `teacher_tap` is given) and optionally
+            `index` (item of the module's output) and `teacher_index`. A term of `loss_weight` 0 is
+            left out; with none left the teacher is not even built.
+        task_loss_weight: Factor of the student's own losses.
+        seed: Seed of the initial weights of what is trained besides the student. None takes the
+            run's seed.
+        data_preprocessor: Goes to the student if its config has none (mmpretrain keeps it at the
+            top level).
+
+    Raises:
+        ValueError: If a tap names no module, pyramids don't fit, a name is unknown or taken.
+
+    Example:
+        >>> model = dict(
+        ...     type='mmkd_fm.Distiller',
+        ...     student=student_config,
+        ...     teacher=dict(config='mmdet::retinanet/...py', checkpoint='teacher.pth'),
+        ...     losses=dict(pkd=dict(type='mmkd_fm.PKDLoss', tap='neck')))
+    """
+
+    def __init__(
+        self,
+        student: dict,
+        teacher: dict,
+        losses: Dict[str, dict],
+        task_loss_weight: float = 1.0,
+        seed: Optional[int] = None,
+        data_preprocessor: Optional[dict] = None,
+    ) -> None:
+        if not losses:
+            raise ValueError('losses is empty: name at least one distillation loss')
+        student = dict(student)
+        if data_preprocessor is not None:
+            student.setdefault('data_preprocessor', data_preprocessor)
+        student_model: BaseModel = MODELS.build(student)
+        losses = {name: cfg for name, cfg in losses.items() if cfg.get('loss_weight', 1) != 0}
+        self_teacher = FrozenTeacher(**teacher) if losses else None
+        preprocessor = student_model.data_preprocessor
+        super().__init__(
+            TwoViewPreprocessor(preprocessor, self_teacher) if self_teacher else preprocessor)
+        self.teacher = self_teacher
+        self.task_loss_weight = task_loss_weight
+        self.state_is_kept = False  # set by DistillStateHook
+        self._adopt(student_model)
+        self.student_taps: Dict[str, Tap] = {}
+        self.teacher_taps: Dict[str, Tap] = {}
+        with preserved_generators():
+            torch.manual_seed(_run_seed() if seed is None else seed)
+            self.add_module(EXTRAS, nn.ModuleDict(self._build_losses(losses)))
+        self.register_load_state_dict_post_hook(_forgive_missing_extras)
+
+    def _adopt(self, student: BaseModel) -> None:
+        """Share the student's parameters, buffers and children without registering itself."""
+        object.__setattr__(self, 'student', student)
+        for shared in ('_parameters', '_buffers', '_non_persistent_buffers_set'):
+            object.__setattr__(self, shared, getattr(student, shared))
+        for name, child in student._modules.items():
+            self._modules.setdefault(name, child)
+
+    def _build_losses(self, configs: Dict[str, dict]) -> Dict[str, nn.Module]:
+        """Build each term, measure its taps on both models and let it connect them."""
+        losses = {}
+        for name, cfg in configs.items():
+            if 'loss' in name:
+                raise ValueError(
+                    f'losses: the name {name!r} contains "loss"; it is prefixed to monitors, and '
+                    f'mmengine would add those to the total. Choose another, such as '
+                    f'{name.replace("loss", "").strip("_") or "term"!r}'
+                )
+            cfg = dict(cfg)
+            if 'tap' not in cfg:
+                raise ValueError(f"losses.{name} needs a tap, such as tap='neck'")
+            tap, index = cfg.pop('tap'), cfg.pop('index', None)
+            self.student_taps[name] = Tap(tap, index)
+            self.teacher_taps[name] = Tap(
+                cfg.pop('teacher_tap', tap), cfg.pop('teacher_index', index))
+            losses[name] = build_part(cfg, 'Loss')
+        if not losses:
+            return losses
+        student = _measure(self.student, self.student_taps, 'student')
+        teacher = _measure(self.teacher.model, self.teacher_taps, 'teacher')
+        for name, loss in losses.items():
+            if hasattr(loss, 'connect'):
+                loss.connect(student[name], teacher[name])
+            print_log(f'distillation {name}: {student[name]} <- {teacher[name]}', 'current')
+        return losses
+
+    def init_weights(self) -> None:
+        """Initialise the student as it would be alone, then load the teacher.
+
+        Raises:
+            RuntimeError: If `DistillStateHook` is not enabled.
+            ValueError: If the teacher can't be loaded.
+        """
+        if not self.state_is_kept:
+            raise RuntimeError(
+                'the Distiller needs DistillStateHook, or its checkpoints could not be resumed; '
+                "add to the config: default_hooks = dict(distill_state=dict("
+                "type='mmkd_fm.DistillStateHook'))"
+            )
+        self.load_teacher()
+        self.student.init_weights()
+        self._is_init = True
+
+    def load_teacher(self) -> None:
+        """Read the teacher's weights and move it to where the student is."""
+        if self.teacher is not None:
+            self.teacher.load(next(self.student.parameters()).device)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: Optional[list] = None,
+        mode: str = 'tensor',
+        teacher_inputs: Optional[Tensor] = None,
+    ) -> Any:
+        """The student's forward; with ``mode='loss'`` the distillation losses are added.
+
+        Args:
+            inputs: The student's view of the batch, shape (N, 3, H, W).
+            data_samples: As for the student.
+            mode: 'tensor', 'predict' or 'loss'.
+            teacher_inputs: The teacher's view, shape (N, 3, H', W'), for 'loss'.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples, teacher_inputs)
+        return self.student(inputs, data_samples, mode=mode)
+
+    def loss(
+        self, inputs: Tensor, data_samples: list, teacher_inputs: Optional[Tensor] = None
+    ) -> Dict[str, Union[Tensor, List[Tensor]]]:
+        """The student's own losses, under their own names, and `loss_<term>` of each term.
+
+        Raises:
+            ValueError: If a term has the name of one of the student's losses.
+            FloatingPointError: If a term is not finite.
+        """
+        teacher_records = {}
+        if self.teacher is not None:
+            paths = {tap.path for tap in self.teacher_taps.values()}
+            teacher_records = self.teacher.forward(teacher_inputs, paths)
+        with record(self.student, {tap.path for tap in self.student_taps.values()}) as records:
+            losses = dict(self.student(inputs, data_samples, mode='loss'))
+        if self.task_loss_weight != 1:
+            losses = {k: _scale(v, self.task_loss_weight) if 'loss' in k else v
+                      for k, v in losses.items()}
+        terms: Dict[str, Tensor] = {}
+        for name, loss in self.distill_losses.items():
+            term = loss(
+                read(records, self.student_taps[name], self.student),
+                read(teacher_records, self.teacher_taps[name], self.teacher.model),
+            )
+            terms.update(_named(name, term))
+        taken = sorted(set(terms) & set(losses))
+        if taken:
+            raise ValueError(
+                f'the student has losses named {", ".join(taken)} itself; rename the distillation '
+                f'terms, whose names are prefixed with "loss_" (the student has: '
+                f'{", ".join(losses)})'
+            )
+        _check_finite(terms)
+        losses.update(terms)
+        return losses
+
+    def train(self, mode: bool = True) -> 'Distiller':
+        """Set the student's mode; the teacher stays in eval mode."""
+        super().train(mode)
+        self.student.train(mode)
+        return self
+
+    def _apply(self, fn, *args, **kwargs) -> 'Distiller':
+        """Move and cast the teacher too."""
+        super()._apply(fn, *args, **kwargs)
+        if self.teacher is not None:
+            self.teacher.apply(fn)
+        return self
+
+    def state_dict(self, *args, prefix: str = '', **kwargs) -> Dict[str, Tensor]:
+        """Exactly the plain student's state."""
+        state = super().state_dict(*args, prefix=prefix, **kwargs)
+        extras = f'{prefix}{EXTRAS}'
+        for key in [key for key in state if key.startswith(f'{extras}.')]:
+            del state[key]
+        metadata = getattr(state, '_metadata', {})
+        for key in [k for k in metadata if k == extras or k.startswith(f'{extras}.')]:
+            del metadata[key]
+        return state
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if 'student' not in self.__dict__:
+                raise
+            return getattr(self.student, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # what is replaced here (a wrapped backbone, say) is replaced in the student too
+        student = self.__dict__.get('student')
+        if student is not None and name != 'data_preprocessor' and name in student._modules:
+            setattr(student, name, value)
+        super().__setattr__(name, value)
+
+
+def _run_seed() -> int:
+    """The seed of the run, that of rank 0 on all ranks."""
+    seeds = [torch.initial_seed()]
+    broadcast_object_list(seeds)
+    return seeds[0]
+
+
+def _measure(model: nn.Module, taps: Dict[str, Tap], owner: str) -> Dict[str, Tapped]:
+    """Channels and strides at each tap, from one small forward that leaves no trace."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    image = torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
+    paths = {tap.path for tap in taps.values()}
+    with torch.no_grad(), record(model, paths, stop_early=True) as records:
+        model(image, mode='tensor')
+    for module, mode in training.items():
+        module.training = mode
+    return {
+        name: Tapped(
+            owner,
+            tap,
+            find_module(model, tap.path),
+            measure(read(records, tap, model), _PROBE_SIZE),
+        )
+        for name, tap in taps.items()
+    }
+
+
+def _forgive_missing_extras(module: nn.Module, incompatible) -> None:
+    """Let plain student checkpoints load strictly: they have no extras."""
+    del module
+    incompatible.missing_keys[:] = [
+        key for key in incompatible.missing_keys if EXTRAS not in key.split('.')]
+
+
+def _named(name: str, term: Union[Tensor, Dict[str, Tensor]]) -> Dict[str, Tensor]:
+    """`loss` -> `loss_<name>`, `loss_x` -> `loss_<name>_x`, monitor `x` -> `<name>_x`."""
+    if isinstance(term, Tensor):
+        term = {'loss': term}
+    return {
+        f'loss_{name}{key[4:]}' if key.startswith('loss') else f'{name}_{key}': value
+        for key, value in term.items()
+    }
+
+
+def _scale(value: Union[Tensor, List[Tensor]], factor: float) -> Union[Tensor, List[Tensor]]:
+    return value * factor if isinstance(value, Tensor) else [v * factor for v in value]
+
+
+def _check_finite(terms: Dict[str, Tensor]) -> None:
+    """Name the terms that are not finite (one synchronisation, where mmengine's logging has many)."""
+    if not terms:
+        return
+    finite = torch.stack([value.detach().float().isfinite().all() for value in terms.values()])
+    if not finite.all():
+        names = [name for name, ok in zip(terms, finite.tolist()) if not ok]
+        raise FloatingPointError(
+            f'distillation terms not finite: {", ".join(names)}. Lower the loss weight or the '
+            f'learning rate; with mixed precision try bfloat16'
+        )

@@ -1,0 +1,121 @@
+"""WTTM on the classification logits of dense heads (arXiv 2402.11148, adapted to detection)."""
+
+from typing import Dict, List, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmkd_fm.functional import background_softmax_wttm, bernoulli_wttm
+from mmkd_fm.models.alignment import Tapped, as_levels
+from mmkd_fm.registry import MODELS
+
+
+def _bernoulli(student: Tensor, teacher: Tensor, gamma: float) -> Tensor:
+    """One Bernoulli for each class: shapes (M, C) to (M,)."""
+    return bernoulli_wttm(student, teacher, gamma).sum(dim=-1)
+
+
+FORMS = {'bernoulli': _bernoulli, 'background_softmax': background_softmax_wttm}
+
+
+@MODELS.register_module()
+class WTTMLoss(nn.Module):
+    """WTTM between the classification scores of two dense heads whose locations correspond.
+
+    Each location (and anchor) is a sample: its divergence ``U KL(p_hat || q)`` is weighted by the
+    confidence ``w = max_c p_c`` that the teacher sees an object there, and the sum is divided by
+    the sum of ``w``. So the loss doesn't grow with the number of locations, and the background,
+    by far the most of them, does not outweigh the objects.
+
+    Args:
+        gamma: Power in (0, 1]; 1 is plain KD without a temperature.
+        form: How sigmoid logits are read: 'bernoulli', one two-class distribution for each class,
+            or 'background_softmax', one distribution over the classes and the background.
+        loss_weight: Weight of the term.
+
+    Raises:
+        ValueError: If gamma is outside (0, 1] or the form unknown.
+
+    Example:
+        >>> wttm=dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0, gamma=0.7)
+    """
+
+    def __init__(
+        self, gamma: float = 0.7, form: str = 'bernoulli', loss_weight: float = 1.0,
+        confidence_power=1.0, focusing=0.0, normaliser='confidence',
+    ) -> None:
+        super().__init__()
+        if not 0 < gamma <= 1:
+            raise ValueError(
+                f'gamma must be in (0, 1] (1 / temperature of the teacher), but got {gamma}: at 0 '
+                f'and below the teacher says nothing, above 1 it is sharpened'
+            )
+        if form not in FORMS:
+            raise ValueError(f'unknown form {form!r}; valid forms: {", ".join(sorted(FORMS))}')
+        self.gamma = gamma
+        self.form = form
+        self.loss_weight = loss_weight
+        self.confidence_power, self.focusing, self.normaliser = confidence_power, focusing, normaliser
+
+    def connect(self, student: Tapped, teacher: Tapped) -> None:
+        """Check that both heads give corresponding sigmoid logits of the same classes."""
+        channels, _ = _sigmoid_channels(student), _sigmoid_channels(teacher)
+        if student.levels != teacher.levels or channels != _sigmoid_channels(teacher):
+            raise ValueError(
+                f'WTTM compares logits location by location: the levels, anchors and classes of '
+                f'both heads must be equal, but got {student} with {channels} classes and {teacher} '
+                f'with {_sigmoid_channels(teacher)}. Distil features instead (FMKTLoss, PKDLoss)'
+            )
+        self.channels = channels
+
+    def forward(
+        self, student: Sequence[Tensor], teacher: Sequence[Tensor]
+    ) -> Dict[str, Tensor]:
+        """Weighted divergence of all locations of the batch.
+
+        Args:
+            student: Logits of each level, shape (N, A * C, H, W).
+            teacher: Likewise.
+
+        Returns:
+            `loss`, and the monitor `confidence`, the mean teacher confidence.
+        """
+        q, p = (_rows(logits, self.channels) for logits in (student, teacher))
+        with torch.autocast(q.device.type, enabled=False):
+            q, p = q.float() if q.dtype == torch.float16 else q, p
+            confidence = p.sigmoid().amax(dim=-1)
+            w = confidence ** self.confidence_power
+            if self.focusing:
+                ph = (self.gamma * p).sigmoid()
+                f = (ph - q.sigmoid()).abs().detach() ** self.focusing
+                divergence = (f * bernoulli_wttm(q, p, self.gamma)).sum(-1)
+            else:
+                divergence = FORMS[self.form](q, p, self.gamma)
+            loss = (w * divergence).sum() / w.sum().clamp(min=1.0)
+        return {'loss': self.loss_weight * loss, 'confidence': confidence.mean()}
+
+
+def _sigmoid_channels(tapped: Tapped) -> int:
+    """Number of classes of a head that gives sigmoid logits, read from the head."""
+    head = tapped.module
+    loss = getattr(head, 'loss_cls', None)
+    channels = getattr(head, 'cls_out_channels', None)
+    if channels is None or loss is None or not tapped.levels:
+        raise ValueError(
+            f'WTTMLoss needs the classification scores of a dense head: tap the head and choose its '
+            f"scores, as in tap='bbox_head', index=0; but got {tapped}"
+        )
+    if not getattr(loss, 'use_sigmoid', False):
+        raise ValueError(
+            f'WTTMLoss on dense heads reads sigmoid logits, but the head of the {tapped.owner} '
+            f'({type(head).__name__} with {type(loss).__name__}) is trained with a softmax'
+        )
+    return channels
+
+
+def _rows(logits: Sequence[Tensor], channels: int) -> Tensor:
+    """All locations and anchors of all levels as rows, shape (M, C)."""
+    rows: List[Tensor] = [
+        level.permute(0, 2, 3, 1).reshape(-1, channels) for level in as_levels(logits)
+    ]
+    return torch.cat(rows)

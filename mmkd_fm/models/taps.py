@@ -1,0 +1,147 @@
+"""Taps: named module outputs of a model, recorded during one forward.
+
+Modules are tapped by wrapping their `forward` on the instance, not by forward hooks: mmdet calls
+`head.forward(x)` directly in places, which hooks never see.
+"""
+
+import difflib
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Which output to read.
+
+    Attributes:
+        path: Module path from the model's root, such as 'neck' or 'bbox_head'.
+        index: Item of the module's output, where that is a tuple: 0 is the classification scores
+            of a dense head. None takes the whole output.
+    """
+
+    path: str
+    index: Optional[int] = None
+
+    def __str__(self) -> str:
+        return self.path if self.index is None else f'{self.path}[{self.index}]'
+
+
+class _AllRecorded(Exception):
+    """Ends a forward early: everything that was asked for has been recorded."""
+
+
+Records = Dict[str, List[Tuple[Any, Tuple[int, ...]]]]
+
+
+def find_module(model: nn.Module, path: str) -> nn.Module:
+    """The submodule at ``path``.
+
+    Raises:
+        ValueError: If there is none; the message suggests near names.
+    """
+    module, walked = model, ''
+    for name in path.split('.'):
+        children = dict(module.named_children())
+        if name not in children:
+            near = difflib.get_close_matches(name, children, n=1)
+            inside = f"'{walked}' of {type(model).__name__}" if walked else type(model).__name__
+            raise ValueError(
+                f'tap {path!r}: no module {name!r} in {inside}'
+                + (f'; did you mean {near[0]!r}?' if near else ';')
+                + f' Modules there: {", ".join(children) or "none"}'
+            )
+        module, walked = children[name], f'{walked}.{name}'.lstrip('.')
+    return module
+
+
+def _tensors(output: Any) -> List[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, (list, tuple)):
+        return [tensor for item in output for tensor in _tensors(item)]
+    return []
+
+
+@contextmanager
+def record(model: nn.Module, paths: Iterable[str], stop_early: bool = False) -> Iterator[Records]:
+    """Record the outputs of the modules at ``paths`` while the context is open.
+
+    Args:
+        model: Model whose modules are tapped; it is left as it was on exit, also after an error.
+        paths: Module paths.
+        stop_early: End the forward as soon as every module has given an output, so that nothing
+            behind the deepest tap is computed.
+
+    Yields:
+        For each path the list of its outputs, one per call; read them with `read`.
+
+    Example:
+        >>> with record(detector, ['neck']) as records:
+        ...     detector(images)
+        >>> pyramid = read(records, Tap('neck'), detector)
+    """
+    records: Records = {path: [] for path in paths}
+    modules = {path: find_module(model, path) for path in records}
+    originals = {path: module.__dict__.get('forward') for path, module in modules.items()}
+
+    def tapped(path: str, forward):
+        @wraps(forward)
+        def call(*args, **kwargs):
+            output = forward(*args, **kwargs)
+            records[path].append((output, tuple(t._version for t in _tensors(output))))
+            if stop_early and all(records.values()):
+                raise _AllRecorded
+            return output
+
+        return call
+
+    for path, module in modules.items():
+        module.forward = tapped(path, module.forward)
+    try:
+        yield records
+    except _AllRecorded:
+        pass
+    finally:
+        for path, module in modules.items():
+            del module.forward
+            if originals[path] is not None:
+                module.forward = originals[path]
+
+
+def read(records: Records, tap: Tap, model: nn.Module) -> Any:
+    """What ``tap`` recorded.
+
+    Raises:
+        RuntimeError: If the module was not called exactly once, or its output was modified in place
+            after it was recorded.
+        ValueError: If the output has no such item.
+    """
+    calls, name = records[tap.path], type(model).__name__
+    if len(calls) != 1:
+        times = 'never called' if not calls else f'called {len(calls)} times'
+        parent = tap.path.rpartition('.')[0]
+        module = find_module(model, parent) if parent else model
+        raise RuntimeError(
+            f'tap {str(tap)!r}: the module was {times} in one forward of {name}, but once is '
+            f'expected; tap another module. Neighbours: '
+            f'{", ".join(n for n, _ in module.named_children())}'
+        )
+    output, versions = calls[0]
+    if versions != tuple(tensor._version for tensor in _tensors(output)):
+        raise RuntimeError(
+            f'tap {str(tap)!r}: {name} modified the output in place after it was recorded; '
+            f'tap the module that uses it, or set inplace=False there'
+        )
+    if tap.index is None:
+        return output
+    if not isinstance(output, (list, tuple)) or not -len(output) <= tap.index < len(output):
+        got = f'{len(output)} items' if isinstance(output, (list, tuple)) else type(output).__name__
+        raise ValueError(
+            f'tap {str(tap)!r}: index {tap.index} is out of range, the output of {tap.path!r} in '
+            f'{name} is {got}'
+        )
+    return output[tap.index]

@@ -1,0 +1,177 @@
+"""The frozen teacher: built from its config, loaded strictly, never trained and never saved."""
+
+import hashlib
+from contextlib import contextmanager
+from typing import Any, Dict, Iterable, List, Optional, Union
+from urllib.error import URLError
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
+from mmengine.logging import print_log
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
+
+from mmkd_fm.generators import preserved_generators
+from mmkd_fm.models.taps import Records, record
+
+# Keys that real zoo files hold besides the model's own.
+_FOREIGN_PREFIXES = ('data_preprocessor.', 'ema_')
+
+
+class FrozenTeacher:
+    """A model beside the student, deliberately not an `nn.Module`.
+
+    So it is reached neither by `init_weights`, `state_dict`, the optimizer, SyncBN conversion nor
+    DDP. It is always in eval mode and without gradients; copies of its owner (EMA) share it and
+    pickling drops it.
+
+    Args:
+        config: Config of the teacher: a name such as 'mmdet::retinanet/...py', a file, or a dict
+            with the key `model`. Its `init_cfg` is never used, so nothing is downloaded for it.
+        checkpoint: File or URL of its weights, read by `load`.
+
+    Raises:
+        ValueError: If the config has no model.
+
+    Example:
+        >>> teacher = FrozenTeacher('mmdet::retinanet/retinanet_r101_fpn_1x_coco.py', 'r101.pth')
+        >>> teacher.load(device='cpu')
+    """
+
+    def __init__(self, config: Union[str, dict], checkpoint: Optional[str] = None) -> None:
+        self.checkpoint = checkpoint
+        self.is_loaded = False
+        cfg = _read_config(config)
+        if 'model' not in cfg:
+            raise ValueError(
+                f'the teacher config {config!r} has no `model`; give a complete config'
+            )
+        model = cfg.model.copy()
+        if 'data_preprocessor' in cfg:  # mmpretrain keeps it at the top level
+            model.setdefault('data_preprocessor', cfg.data_preprocessor)
+        with preserved_generators(), _scope(cfg.get('default_scope')):
+            self.model: nn.Module = MODELS.build(model)
+        self.model.requires_grad_(False)
+        self.model.eval()
+
+    def load(self, device: Union[str, torch.device], dtype: Optional[torch.dtype] = None) -> None:
+        """Read the weights, strictly, and move the teacher to ``device``.
+
+        Raises:
+            ValueError: If there is no checkpoint, it can't be read, or it doesn't hold exactly the
+                teacher's parameters and buffers.
+        """
+        state = _read_state_dict(self.checkpoint)
+        _load_strictly(self.model, state, self.checkpoint)
+        self.model.to(device=device, dtype=dtype)
+        self.is_loaded = True
+
+    def apply(self, fn) -> None:
+        """Move or cast the teacher with its owner (`nn.Module._apply`), once it is loaded."""
+        if self.is_loaded:
+            self.model._apply(fn)
+            self.model._set_device(next(self.model.parameters()).device)
+
+    @torch.no_grad()
+    def forward(self, inputs: Tensor, paths: Iterable[str]) -> Records:
+        """Run the teacher only as deep as the modules at ``paths`` need, and record them.
+
+        Args:
+            inputs: Its own view of the batch, shape (N, 3, H, W).
+            paths: Module paths.
+        """
+        with record(self.model, paths, stop_early=True) as records:
+            self.model(inputs, mode='tensor')
+        return records
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all parameters and buffers, to recognise the teacher wherever its file lies."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def __deepcopy__(self, memo: dict) -> 'FrozenTeacher':
+        return self
+
+    def __reduce__(self):
+        return _absent_teacher, ()
+
+
+def _absent_teacher() -> None:
+    """What a pickled teacher becomes: it stays out of every file."""
+    return None
+
+
+@contextmanager
+def _scope(name: Optional[str]):
+    """Resolve unscoped type names in the teacher's own package."""
+    if name is None:
+        yield
+    else:
+        with DefaultScope.overwrite_default_scope(name):
+            yield
+
+
+def _read_config(config: Union[str, dict]) -> Config:
+    if isinstance(config, dict):
+        return Config(ConfigDict(config))
+    return get_config(config) if '::' in config else Config.fromfile(config)
+
+
+def _read_state_dict(checkpoint: Optional[str]) -> Dict[str, Tensor]:
+    remedy = 'set model.teacher.checkpoint to the file of the trained teacher'
+    if not checkpoint:
+        raise ValueError(f'the teacher has no checkpoint; {remedy}')
+    try:
+        loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    except FileNotFoundError as error:
+        raise ValueError(f'teacher checkpoint {checkpoint!r} does not exist; {remedy}') from error
+    except (URLError, OSError) as error:
+        if '://' not in checkpoint:
+            raise ValueError(f'teacher checkpoint {checkpoint!r}: {error}') from error
+        raise ValueError(
+            f'teacher checkpoint {checkpoint!r} can not be downloaded ({error}); download it '
+            f'where there is a network and {remedy}'
+        ) from error
+    state: Any = loaded.get('state_dict', loaded)
+    return {name[7:] if name.startswith('module.') else name: t for name, t in state.items()}
+
+
+def _load_strictly(model: nn.Module, state: Dict[str, Tensor], checkpoint: str) -> None:
+    """Load ``state``, or say how it differs from ``model``."""
+    own = model.state_dict()
+    foreign = [k for k in state if k not in own and k.startswith(_FOREIGN_PREFIXES)]
+    if foreign:
+        print_log(
+            f'teacher checkpoint {checkpoint}: ignored {len(foreign)} keys that are not the '
+            f"model's, such as {foreign[0]!r}", 'current')
+    state = {k: v for k, v in state.items() if k not in foreign}
+    reshaped = [k for k, v in state.items() if k in own and v.shape != own[k].shape]
+    # the model's own load hooks may rename old keys, so ask it for the rest
+    result = model.load_state_dict(
+        {k: v for k, v in state.items() if k not in reshaped}, strict=False)
+    missing = [k for k in result.missing_keys if k not in reshaped]
+    if not (missing or reshaped or result.unexpected_keys):
+        return
+    shapes = [f'{k}: {tuple(state[k].shape)} instead of {tuple(own[k].shape)}' for k in reshaped]
+    hint = 'it looks like another architecture'
+    if reshaped and not missing and not result.unexpected_keys and len(reshaped) <= 4:
+        hint = 'it looks like a model with another number of classes'
+    raise ValueError(
+        f'teacher checkpoint {checkpoint!r} does not fit the teacher config; {hint}. '
+        f'Give the checkpoint that belongs to model.teacher.config.'
+        + _listed('missing', missing)
+        + _listed('unexpected', result.unexpected_keys)
+        + _listed('of another shape', shapes)
+    )
+
+
+def _listed(what: str, keys: List[str], most: int = 6) -> str:
+    if not keys:
+        return ''
+    more = f', ... ({len(keys)} in all)' if len(keys) > most else ''
+    return f'\n  {what}: {", ".join(keys[:most])}{more}'
