@@ -3,234 +3,62 @@
     python tools/demo.py
 
 Draws a small detection data set, trains a teacher and a plain student, distils
-the same student with FM-KT on the pyramid and WTTM on the classification
-logits, and evaluates all of them with pycocotools on test images that none has
-seen. The table (report.md, report.json) and the figure (figure.png) lie in the
-work dir. Plain and distilled student have the same network, images, schedule
-and seed; the distilled one is evaluated as a plain mmdet detector, after a
-strict load into the plain student's config.
+the same student (FM-KT on the feature pyramid, WTTM on the classification
+logits), and evaluates all three with pycocotools on test images that no
+training saw. The table (report.md, report.json) and the figure (figure.png) lie
+in the work dir. Plain and distilled student have the same network, images,
+schedule and seed; the distilled one is evaluated as a plain mmdet detector,
+after a strict load into the plain student's config.
 
-Interrupt it at any time: the same command goes on where it stopped.
-`--seeds 0 1 2` repeats the two students and gives mean and deviation.
+It can be interrupted at any time: the same command goes on where it stopped.
 """
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from demo_report import METRICS, Result, draw_figure, print_report, write_report
-from make_demo_data import Spec, make_demo_data
+from demo_report import IOU, METRICS, SCORE, Result, Tile, draw_figure, print_report, write_report
+from demo_training import PLAIN, Job, clock, plan_jobs, train
+from make_demo_data import CLASSES, Spec, make_demo_data
+from mmdet.structures.bbox import bbox_overlaps
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner, load_checkpoint
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-ROOT = Path(__file__).resolve().parent.parent
-TEACHER = ROOT / 'configs/demo/retinanet_r18_demo.py'
-PLAIN = ROOT / 'configs/demo/retinanet_r18-quarter_demo.py'
-DISTILLED = ROOT / 'configs/demo/fmkt-wttm_retinanet_r18_r18-quarter_demo.py'
 TIMED_IMAGES = 40
+SHOWN_IMAGES = 4
+SHOWN_OBJECTS = 5  # images with fewer objects are not shown
 
 
-@dataclass(frozen=True)
-class Job:
-    """One training run.
-
-    Attributes:
-        kind: 'teacher', 'plain' or 'distilled'.
-        seed: Seed of weights, image order and flips.
-        folder: Its work dir.
-        epochs: Length of its schedule.
-        total: Iterations of its schedule.
-        options: Further `--cfg-options`.
-    """
-
-    kind: str
-    seed: int
-    folder: Path
-    epochs: int
-    total: int
-    options: tuple[str, ...] = ()
-
-    @property
-    def config(self) -> Path:
-        return dict(teacher=TEACHER, plain=PLAIN, distilled=DISTILLED)[self.kind]
-
-    @property
-    def deployed_config(self) -> Path:
-        """The config that evaluates it: plain mmdet, also for the distilled student."""
-        return TEACHER if self.kind == 'teacher' else PLAIN
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / f'epoch_{self.epochs}.pth'
-
-    @property
-    def name(self) -> str:
-        return self.kind if self.kind == 'teacher' else f'{self.kind} student, seed {self.seed}'
-
-    @property
-    def cost(self) -> float:
-        """Rough seconds on one core, to weigh the jobs in the overall estimate."""
-        return self.total * dict(teacher=0.4, plain=0.2, distilled=0.5)[self.kind]
-
-    @property
-    def trained(self) -> bool:
-        return (self.folder / 'trained.json').is_file()
-
-    def log(self) -> list[dict]:
-        """What MMEngine's logger wrote so far, over all legs of an interrupted run."""
-        files = sorted(self.folder.glob('*/vis_data/scalars.json'))
-        return [json.loads(line) for file in files for line in file.read_text().splitlines()
-                if line.endswith('}')]
-
-    def iteration(self) -> int:
-        return max((line['iter'] for line in self.log() if 'iter' in line), default=0)
-
-    def curve(self) -> list[tuple[int, float]]:
-        """(epoch, validation AP in percent), by epoch."""
-        points = {line['step']: 100 * line['coco/bbox_mAP'] for line in self.log()
-                  if 'coco/bbox_mAP' in line}
-        return sorted(points.items())
-
-
-def plan_jobs(work_dir: Path, data_dir: Path, seeds: list[int], epochs: int | None) -> list[Job]:
-    """The teacher, then the plain, then the distilled students."""
-    def job(kind: str, seed: int, folder: str, *options: str) -> Job:
-        cfg = Config.fromfile(TEACHER if kind == 'teacher' else PLAIN)
-        length = epochs or cfg.train_cfg.max_epochs
-        coco = json.loads((data_dir / 'train.json').read_text())
-        images = len({annotation['image_id'] for annotation in coco['annotations']})
-        total = length * math.ceil(images / cfg.train_dataloader.batch_size)
-        if epochs:
-            options += (f'train_cfg.max_epochs={epochs}', 'train_cfg.val_interval=1',
-                        f'param_scheduler.1.end={epochs}', f'param_scheduler.1.T_max={epochs}')
-        return Job(kind, seed, work_dir / folder, length, total, options)
-
-    teacher = job('teacher', 0, 'teacher')
-    known = f'model.teacher.checkpoint={teacher.checkpoint}'
-    return [teacher,
-            *(job('plain', seed, f'plain_seed{seed}') for seed in seeds),
-            *(job('distilled', seed, f'distilled_seed{seed}', known) for seed in seeds)]
-
-
-def start(job: Job, threads: int) -> subprocess.Popen:
-    """Train in a process of its own; it resumes when the folder holds a checkpoint."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(ROOT / 'tools/train.py'), str(job.config),
-               '--work-dir', str(job.folder), '--resume',
-               '--cfg-options', f'randomness.seed={job.seed}', *job.options]
-    env = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
-    env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), env.get('PYTHONPATH')]))
-    with open(job.folder / 'train.log', 'a') as log:
-        return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
-
-
-def finish(job: Job, process: subprocess.Popen, seconds: float) -> None:
-    """Note that a training is complete.
-
-    Raises:
-        RuntimeError: If it failed.
-    """
-    if process.returncode or not job.checkpoint.is_file():
-        tail = '\n'.join((job.folder / 'train.log').read_text().splitlines()[-12:])
-        raise RuntimeError(f'Training the {job.name} ended with exit status {process.returncode}; '
-                           f'expected 0 and {job.checkpoint}. The last lines of '
-                           f'{job.folder / "train.log"}:\n{tail}')
-    (job.folder / 'trained.json').write_text(
-        json.dumps(dict(config=job.config.name, seed=job.seed, epochs=job.epochs,
-                        seconds_of_last_leg=round(seconds, 1))))
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-
-
-def clock(seconds: float) -> str:
-    return f'{int(seconds) // 60}:{int(seconds) % 60:02d}'
-
-
-def train(jobs: list[Job], console: Console) -> None:
-    """Run what is not yet trained, two side by side, the students of a teacher after it."""
-    waiting = [job for job in jobs if not job.trained]
-    for job in jobs:
-        if job.trained:
-            console.print(f'[dim]{job.name}: already trained[/]')
-    if not waiting:
-        return
-    lanes, begun, spoken = min(2, cores()), time.time(), time.time()
-    running: dict[Job, subprocess.Popen] = {}
-    started = {}
-    before = {job: job.iteration() for job in waiting}
-    columns = (TextColumn('{task.description:32}'), BarColumn(24), TaskProgressColumn(),
-               TextColumn('{task.fields[note]}'))
-    everything = list(waiting)
-    with Progress(*columns, console=console) as progress:
-        bars = {job: progress.add_task(job.name, total=job.total, note='') for job in waiting}
-        overall = progress.add_task('all trainings', total=sum(j.cost for j in waiting), note='')
-        try:
-            while waiting or running:
-                ready = [job for job in waiting if job.kind != 'distilled' or jobs[0].trained]
-                share = cores() // max(1, min(lanes, len(ready) + len(running)))
-                for job in ready[:lanes - len(running)]:
-                    waiting.remove(job)
-                    running[job], started[job] = start(job, max(1, share)), time.time()
-                time.sleep(1)
-                for job in everything:
-                    if job not in started or job not in running:
-                        continue
-                    process, step, curve = running[job], job.iteration(), job.curve()
-                    note = f'validation AP {curve[-1][1]:.1f}' if curve else ''
-                    progress.update(bars[job], completed=step, note=note)
-                    if process.poll() is not None:
-                        del running[job]
-                        finish(job, process, time.time() - started[job])
-                        progress.update(bars[job], completed=job.total)
-                done = sum(j.cost * progress.tasks[bars[j]].completed / j.total for j in everything)
-                new = done - sum(j.cost * before[j] / j.total for j in everything)
-                left = sum(j.cost for j in everything) - done
-                if new > 0.02 * left:
-                    note = f'about {clock((time.time() - begun) * left / new)} left'
-                    progress.update(overall, completed=done, note=note)
-                if not console.is_terminal and time.time() > spoken + 30:
-                    spoken = time.time()
-                    report = [f'{j.name} {progress.tasks[bars[j]].percentage:.0f}%'
-                              for j in running]
-                    print(' | '.join([clock(time.time() - begun), *report,
-                                      progress.tasks[overall].fields['note']]), flush=True)
-        finally:
-            for process in running.values():
-                process.terminate()
-                process.wait()
-
-
-def evaluate(job: Job) -> Result:
-    """Test a trained model as a plain mmdet detector; the result is kept in its folder."""
-    path = job.folder / 'result.json'
-    if path.is_file():
-        return Result(**json.loads(path.read_text()))
+def build_deployed(job: Job) -> Runner:
+    """A plain mmdet runner with the trained weights, loaded strictly."""
     cfg = Config.fromfile(job.deployed_config)
     cfg.update(work_dir=str(job.folder / 'test'), log_level='ERROR')
     runner = Runner.from_cfg(cfg)
     load_checkpoint(runner.model, str(job.checkpoint), map_location='cpu', strict=True)
+    return runner
+
+
+def evaluate(job: Job) -> Result:
+    """Scores on the test images, size and speed; kept in the job's folder."""
+    path = job.folder / 'result.json'
+    if path.is_file():
+        return Result(**json.loads(path.read_text()))
+    runner = build_deployed(job)
     scores = runner.test()
     model, dataset = runner.model.eval(), runner.test_dataloader.dataset
-    size = json.loads((Path(cfg.data_root) / 'manifest.json').read_text())['size']
-    device = next(model.parameters()).device
-    cost = get_model_complexity_info(model, inputs=torch.zeros(1, 3, size, size, device=device))
+    image = dataset[0]['inputs'][None].float().to(next(model.parameters()).device)
+    cost = get_model_complexity_info(model, inputs=torch.zeros_like(image))
     result = Result(
         kind=job.kind, seed=job.seed, parameters=cost['params'], gflops=cost['flops'] / 1e9,
         seconds_per_image=seconds_per_image(model, dataset), curve=job.curve(),
@@ -240,11 +68,10 @@ def evaluate(job: Job) -> Result:
 
 
 @torch.no_grad()
-def seconds_per_image(model: torch.nn.Module, dataset: object) -> float:
-    """Median time from pixels to boxes, one image at a time on one thread."""
-    threads = torch.get_num_threads()
+def seconds_per_image(model: torch.nn.Module, dataset: torch.utils.data.Dataset) -> float:
+    """Median time from pixels to boxes, one image at a time, one thread."""
+    threads, seconds = torch.get_num_threads(), []
     torch.set_num_threads(1)
-    seconds = []
     for index in range(min(TIMED_IMAGES, len(dataset))):
         batch = pseudo_collate([dataset[index]])
         begun = time.perf_counter()
@@ -252,3 +79,137 @@ def seconds_per_image(model: torch.nn.Module, dataset: object) -> float:
         seconds.append(time.perf_counter() - begun)
     torch.set_num_threads(threads)
     return statistics.median(seconds)
+
+
+def true_boxes(dataset: torch.utils.data.Dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes, shape (objects, 4), and classes, shape (objects,), of a test image."""
+    objects = dataset.get_data_info(index)['instances']
+    boxes = np.array([item['bbox'] for item in objects], np.float32).reshape(-1, 4)
+    return boxes, np.array([item['bbox_label'] for item in objects], int)
+
+
+def judge(boxes: np.ndarray, labels: np.ndarray, true: np.ndarray,
+          true_labels: np.ndarray) -> tuple[list[bool], np.ndarray]:
+    """Match boxes, the best scored first, with objects of their class.
+
+    Returns:
+        Whether each box is right, and the objects that were missed.
+    """
+    overlaps = bbox_overlaps(torch.from_numpy(boxes), torch.from_numpy(true)).numpy()
+    overlaps = np.where(labels[:, None] == true_labels[None], overlaps, 0)
+    right, found = [], set()
+    for row in overlaps:
+        free = [i for i in np.argsort(-row) if row[i] >= IOU and i not in found]
+        right.append(bool(free))
+        found.update(free[:1])
+    return right, np.delete(true, list(found), axis=0)
+
+
+@torch.no_grad()
+def tiles(jobs: list[Job]) -> dict[str, list[Tile]]:
+    """The first test images with enough objects: the truth, then each model's boxes."""
+    rows: dict[str, list[Tile]] = {'truth': []}
+    for job in jobs:
+        runner = build_deployed(job)
+        model, dataset = runner.model.eval(), runner.test_dataloader.dataset
+        chosen = [index for index in range(len(dataset))
+                  if len(true_boxes(dataset, index)[0]) >= SHOWN_OBJECTS][:SHOWN_IMAGES]
+        rows[job.kind] = []
+        for index in chosen or range(1):
+            data = dataset[index]
+            image = data['inputs'].numpy()[::-1].transpose(1, 2, 0)
+            true, true_labels = true_boxes(dataset, index)
+            found = model.test_step(pseudo_collate([data]))[0].pred_instances.cpu()
+            found = found[found.scores >= SCORE]
+            boxes, labels = found.bboxes.numpy(), found.labels.numpy()
+            rows[job.kind].append(Tile(image, boxes, [CLASSES[i] for i in labels],
+                                       *judge(boxes, labels, true, true_labels)))
+            if job is jobs[0]:
+                rows['truth'].append(Tile(image, true, [CLASSES[i] for i in true_labels],
+                                          [True] * len(true), true[:0]))
+    return rows
+
+
+def check_settings(work_dir: Path, settings: dict) -> None:
+    """Refuse to mix runs of different settings in one work dir.
+
+    Raises:
+        ValueError: If the work dir holds runs with other settings.
+    """
+    path = work_dir / 'settings.json'
+    if path.is_file() and json.loads(path.read_text()) != settings:
+        raise ValueError(f'{work_dir}: expected runs with {settings}, got {path.read_text()}; '
+                         'use --fresh to start anew or another --work-dir.')
+    work_dir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings))
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    """Every stage in turn; what is finished is skipped."""
+    begun = time.time()
+    spec = Spec(*args.images)
+    if args.fresh:
+        shutil.rmtree(args.work_dir, ignore_errors=True)
+    check_settings(args.work_dir, dict(images=args.images, epochs=args.epochs))
+    drawn = make_demo_data(args.data_dir, spec)
+    console.print(f'data: {args.data_dir} {"drawn" if drawn else "is there already"}')
+    os.environ['MMKD_FM_DEMO_DATA'] = f'{args.data_dir}/'
+    jobs = plan_jobs(args.work_dir, args.data_dir, args.seeds, args.epochs)
+    train(jobs, console)
+    with console.status('evaluating on the test images'):
+        results = [evaluate(job) for job in jobs]
+    shown = [next(job for job in jobs if job.kind == kind)
+             for kind in ('teacher', 'plain', 'distilled')]
+    student, distilled = shown[1:]
+    notes = [
+        f'Plain and distilled student: the same network, {spec.train} training images, '
+        f'{student.epochs} epochs, optimiser and seed; all trained from random weights.',
+        f'AP on {spec.test} test images that no training or choice has seen; the curves show '
+        f'{spec.val} validation images.',
+        f'{distilled.checkpoint.name} of the distilled student was loaded with strict=True into '
+        f'{PLAIN.name}: nothing of the distillation is left in it.',
+        'GFLOPs are multiply-adds; s/image is the median of one image at a time on one thread.',
+    ]
+    draw_figure(results, tiles(shown), args.work_dir / 'figure.png')
+    write_report(results, notes, args.work_dir)
+    print_report(results, notes, console)
+    console.print(f'In {args.work_dir}: report.md, report.json, figure.png. This run took '
+                  f'{clock(time.time() - begun)} minutes.', highlight=False)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument('--seed', dest='seeds', type=int, nargs=1, default=[0], metavar='N',
+                       help='seed of the two students (default: 0)')
+    seeds.add_argument('--seeds', type=int, nargs='+', metavar='N',
+                       help='several seeds: the students are repeated, the table shows mean and '
+                       'standard deviation')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'),
+                        help='folder for everything but the data (default: %(default)s)')
+    parser.add_argument('--data-dir', type=Path, default=Path('data/demo'),
+                        help='folder for the data set (default: %(default)s)')
+    parser.add_argument('--images', type=int, nargs=3, metavar=('TRAIN', 'VAL', 'TEST'),
+                        default=[Spec.train, Spec.val, Spec.test],
+                        help='size of the data set (default: %(default)s)')
+    parser.add_argument('--epochs', type=int,
+                        help='length of all schedules (default: as in the configs)')
+    parser.add_argument('--fresh', action='store_true', help='delete the work dir first')
+    args = parser.parse_args(argv)
+    args.work_dir, args.data_dir = args.work_dir.resolve(), args.data_dir.resolve()
+    console = Console()
+    try:
+        run(args, console)
+    except (ValueError, RuntimeError) as error:
+        console.print(f'demo: {error}', style='red', markup=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print('interrupted; the same command goes on from here')
+        return 130
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

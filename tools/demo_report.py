@@ -13,8 +13,8 @@ from rich.table import Table
 from scipy.stats import t as student_t
 
 matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.patches import Rectangle  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.patches import Rectangle
 
 METRICS = dict(AP='mAP', AP50='mAP_50', AP75='mAP_75', APs='mAP_s', APm='mAP_m', APl='mAP_l')
 LABELS = dict(teacher='Teacher', plain='Student, plain', distilled='Student, distilled')
@@ -106,6 +106,7 @@ def verdict(results: list[Result]) -> str:
 
 
 def print_report(results: list[Result], notes: list[str], console: Console) -> None:
+    """Show the table, what follows from it, and how it came about."""
     header, *rows = table_rows(results)
     table = Table(title='COCO scores on the test images, in percent')
     for index, name in enumerate(header):

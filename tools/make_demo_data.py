@@ -76,6 +76,7 @@ class Scene:
 
     @property
     def size(self) -> int:
+        """Side of the image in pixels."""
         return self.pixels.shape[0]
 
     def paint(self, mask: np.ndarray, corner: np.ndarray, texture: np.ndarray, owner: int) -> None:
@@ -103,8 +104,11 @@ def smooth_noise(rng: np.random.Generator, side: int, cells: int) -> np.ndarray:
     return cv2.resize(grid, (side, side), interpolation=cv2.INTER_CUBIC)
 
 
-def random_colour(rng: np.random.Generator) -> np.ndarray:
-    return rng.uniform(20, 235, 3).astype(np.float32)
+def random_colour(rng: np.random.Generator, saturation: float) -> np.ndarray:
+    """Any hue at a brightness that is neither darkest nor brightest, shape (3,)."""
+    hue = rng.uniform(-1, 1, 3)
+    hue = hue / np.abs(hue).max() * saturation
+    return (rng.uniform(70, 190) + 110 * hue).clip(10, 245).astype(np.float32)
 
 
 def random_texture(rng: np.random.Generator, side: int, base: np.ndarray) -> np.ndarray:
@@ -119,7 +123,7 @@ def random_texture(rng: np.random.Generator, side: int, base: np.ndarray) -> np.
         field = smooth_noise(rng, side, int(rng.integers(3, 9)))
     else:
         field = 3 * along
-    swing = rng.uniform(-28, 28, 3).astype(np.float32)
+    swing = (rng.uniform(-18, 18) + rng.uniform(-9, 9, 3)).astype(np.float32)
     return base + field[..., None] * swing
 
 
@@ -180,7 +184,7 @@ def distractor_mask(rng: np.random.Generator, diameter: float) -> np.ndarray:
 def contrasting_colour(rng: np.random.Generator, beneath: np.ndarray) -> np.ndarray:
     """A colour that differs visibly from what lies beneath."""
     while True:
-        colour = random_colour(rng)
+        colour = random_colour(rng, saturation=rng.uniform(0.4, 1.0))
         if np.abs(colour - beneath).max() > 75:
             return colour
 
@@ -197,6 +201,7 @@ def place(rng: np.random.Generator, scene: Scene, mask: np.ndarray, owner: int) 
 
 
 def add_distractors(rng: np.random.Generator, scene: Scene, count: int) -> None:
+    """Paint things that are no class; they hide what lies beneath them."""
     for _ in range(count):
         diameter = scene.size * rng.uniform(0.08, 0.35)
         place(rng, scene, distractor_mask(rng, diameter), -1)
@@ -204,9 +209,9 @@ def add_distractors(rng: np.random.Generator, scene: Scene, count: int) -> None:
 
 def draw_scene(rng: np.random.Generator, size: int) -> Scene:
     """Background, distractors, objects from large to small, distractors in front."""
-    backdrop = random_texture(rng, size, random_colour(rng))
+    backdrop = random_texture(rng, size, random_colour(rng, saturation=0.2))
     for cells in (4, 10, 28):
-        tint = rng.uniform(-16, 16, 3).astype(np.float32)
+        tint = (rng.uniform(-10, 10) + rng.uniform(-5, 5, 3)).astype(np.float32)
         backdrop = backdrop + smooth_noise(rng, size, cells)[..., None] * tint
     scene = Scene(backdrop.astype(np.float32), np.full((size, size), -1), [])
     add_distractors(rng, scene, int(rng.integers(1, 5)))
@@ -301,6 +306,7 @@ def make_demo_data(out: Path, spec: Spec) -> bool:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Read the command line and draw."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', type=Path, help='folder to write')

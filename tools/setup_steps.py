@@ -1,4 +1,4 @@
-"""Runs the commands of setup_env.py: output into a log, progress on the screen, an end for all children."""
+"""Runs commands for setup_env.py: output into a log, progress on the screen, no child left over."""
 
 from __future__ import annotations
 
@@ -24,58 +24,14 @@ def clock(seconds: float) -> str:
 
 
 def progress(output: str, elapsed: float) -> str:
-    """What a running command has come to: ninja's count with an estimate, else its last line."""
+    """Where a command stands: ninja's count with an estimate of the rest, else its last line."""
     counts = re.findall(r'^\s*\[(\d+)/(\d+)\]', output, flags=re.MULTILINE)
     if counts:
         done, total = map(int, counts[-1])
-        return (
-            f'compiled {done} of {total} files, about {clock(elapsed * (total - done) / done)} left'
-        )
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1][:100] if lines else ''
-
-
-def run_step(command: list[str], log: Path, env: dict[str, str] | None = None) -> None:
-    """Runs a command with its output in the log and a line of progress every 15 s.
-
-    The command gets a session of its own, so that an interrupt ends all of its children too.
-
-    Raises:
-        SetupError: The command failed; the message holds the end of its output and the place of the log.
-    """
-    start = time.monotonic()
-    with log.open('ab') as sink:
-        offset = sink.tell()
-        process = subprocess.Popen(
-            command,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=env,
-            start_new_session=True,
-        )
-        try:
-            while True:
-                try:
-                    code = process.wait(timeout=TICK)
-                    break
-                except subprocess.TimeoutExpired:
-                    elapsed = time.monotonic() - start
-                    print(
-                        f'    {clock(elapsed)}  {progress(read_from(log, offset), elapsed)}',
-                        flush=True,
-                    )
-        except BaseException:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
-            raise
-    if code != 0:
-        tail = '\n'.join(
-            f'    | {line[:200]}' for line in read_from(log, offset).splitlines()[-20:]
-        )
-        raise SetupError(
-            f'this failed (exit {code}): {shlex.join(command)}\n{tail}\n  The whole log: {log}'
-        )
+        left = clock(elapsed * (total - done) / done)
+        return f'compiled {done} of {total} files, about {left} left'
+    lines = output.split('\n')
+    return next((line.strip()[:100] for line in reversed(lines) if line.strip()), '')
 
 
 def read_from(log: Path, offset: int) -> str:
@@ -85,12 +41,48 @@ def read_from(log: Path, offset: int) -> str:
         return source.read().decode(errors='replace')
 
 
+def run_step(command: list[str], log: Path, env: dict[str, str] | None = None) -> None:
+    """Runs a command, its output in the log, with a line of progress every 15 s.
+
+    The command gets a session of its own, so that an interrupt can end all of its children.
+
+    Raises:
+        SetupError: It failed; the message holds the end of its output and the place of the log.
+    """
+    start = time.monotonic()
+    with log.open('ab') as sink:
+        offset = sink.seek(0, os.SEEK_END)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+        )
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(timeout=TICK)
+                except subprocess.TimeoutExpired:
+                    elapsed = time.monotonic() - start
+                    state = progress(read_from(log, offset), elapsed)
+                    print(f'    {clock(elapsed)}  {state}', flush=True)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            raise
+    if process.returncode != 0:
+        lines = read_from(log, offset).splitlines()[-20:]
+        tail = '\n'.join(f'    | {line[:200]}' for line in lines)
+        raise SetupError(
+            f'this failed with exit code {process.returncode}:\n'
+            f'  {shlex.join(command)}\n{tail}\n  The whole log: {log}'
+        )
+
+
 def ask(python: Path, code: str, *args: str) -> subprocess.CompletedProcess:
-    """Runs a few lines in the environment, away from the source tree."""
+    """Runs a few lines with the environment's Python, away from the source tree."""
     return subprocess.run(
-        [str(python), '-c', code, *args],
-        capture_output=True,
-        text=True,
-        cwd=tempfile.gettempdir(),
-        check=False,
+        [str(python), '-c', code, *args], capture_output=True, text=True, cwd=tempfile.gettempdir()
     )

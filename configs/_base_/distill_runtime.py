@@ -5,7 +5,8 @@ may not set the same key, so this file can't set `default_hooks` or `model` itse
 """
 distill_hooks = dict(
     distill_state=dict(type='mmkd_fm.DistillStateHook'),
-    distill_clip=dict(type='mmkd_fm.ClipApartHook'))
+    distill_clip=dict(type='mmkd_fm.ClipApartHook'),
+    distill_data=dict(type='mmkd_fm.DataCheckHook'))
 
 # FM-KT on the pyramid at zero inference cost. P7 is left out, as in the authors' configs.
 fmkt = dict(

@@ -1,6 +1,7 @@
 """Hooks: they steer and keep state, own no parameters and add no losses."""
 
 from mmkd_fm.hooks.clip_apart_hook import ClipApartHook
+from mmkd_fm.hooks.data_check_hook import DataCheckHook
 from mmkd_fm.hooks.distill_state_hook import DistillStateHook
 
-__all__ = ['ClipApartHook', 'DistillStateHook']
+__all__ = ['ClipApartHook', 'DataCheckHook', 'DistillStateHook']
