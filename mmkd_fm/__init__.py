@@ -8,7 +8,11 @@ __version__ = '0.1.0'
 _SUPPORTED = {
     'mmengine': ((0, 10, 4), (1, 0, 0), "pip install 'mmengine>=0.10.4,<1'"),
     'mmdet': ((3, 3, 0), (4, 0, 0), "pip install 'mmdet>=3.3,<4'"),
-    'mmcv': ((2, 0, 0), (2, 2, 0), 'pip install mmcv==2.1.0 (mmdet 3.3 refuses mmcv 2.2 and later)'),
+    'mmcv': (
+        (2, 0, 0),
+        (2, 2, 0),
+        'pip install mmcv==2.1.0 (mmdet 3.3 refuses mmcv 2.2 and later)',
+    ),
 }
 
 

@@ -10,7 +10,7 @@ import os
 import os.path as osp
 import pickle
 import types
-from typing import Any, Optional, Set, Tuple
+from typing import Any, Optional
 from urllib.parse import urlparse
 
 import torch
@@ -23,7 +23,7 @@ _NUMPY_DTYPES = (
     'Float16', 'Float32', 'Float64', 'Str', 'LongLong', 'ULongLong',
 )  # fmt: skip
 
-SAFE_GLOBALS: Set[Tuple[str, str]] = {
+SAFE_GLOBALS: set[tuple[str, str]] = {
     ('collections', 'OrderedDict'),
     ('collections', 'defaultdict'),
     ('collections', 'Counter'),
@@ -119,7 +119,8 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
         raise FileNotFoundError(f'{filename} can not be found.')
     try:
         return torch.load(
-            path, map_location=map_location, pickle_module=_safe_pickle, weights_only=False)
+            path, map_location=map_location, pickle_module=_safe_pickle, weights_only=False
+        )
     except UnsafeCheckpointError as error:
         raise UnsafeCheckpointError(f'{filename}: {error}') from None
     except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
@@ -130,9 +131,7 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
 
 @CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
-def load_from_http(
-    filename: str, map_location: Any = None, model_dir: Optional[str] = None
-) -> Any:
+def load_from_http(filename: str, map_location: Any = None, model_dir: Optional[str] = None) -> Any:
     """Download a checkpoint once (rank 0 of each job), then read it safely.
 
     Args:

@@ -2,22 +2,21 @@
 
 import random
 from contextlib import contextmanager
-from typing import Any, Dict
+from typing import Any
 
 import numpy as np
 import torch
 
 
-def generator_state() -> Dict[str, Any]:
+def generator_state() -> dict[str, Any]:
     """State of Python's, NumPy's, torch's CPU and all CUDA generators."""
-    state = dict(
-        python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state())
+    state = dict(python=random.getstate(), numpy=np.random.get_state(), torch=torch.get_rng_state())
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state['cuda'] = torch.cuda.get_rng_state_all()
     return state
 
 
-def set_generator_state(state: Dict[str, Any]) -> None:
+def set_generator_state(state: dict[str, Any]) -> None:
     """Restore what `generator_state` returned."""
     random.setstate(_as_tuples(state['python']))
     np.random.set_state(tuple(state['numpy']))

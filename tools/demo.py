@@ -15,12 +15,16 @@ It can be interrupted at any time: the same command goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import shutil
 import statistics
 import sys
 import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +44,19 @@ SHOWN_IMAGES = 4
 SHOWN_OBJECTS = 5  # images with fewer objects are not shown
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what mmengine, mmdet and pycocotools print off the screen."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        yield
+
+
 def build_deployed(job: Job) -> Runner:
     """A plain mmdet runner with the trained weights, loaded strictly."""
     cfg = Config.fromfile(job.deployed_config)
     cfg.update(work_dir=str(job.folder / 'test'), log_level='ERROR')
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
     runner = Runner.from_cfg(cfg)
     load_checkpoint(runner.model, str(job.checkpoint), map_location='cpu', strict=True)
     return runner
@@ -156,7 +169,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     os.environ['MMKD_FM_DEMO_DATA'] = f'{args.data_dir}/'
     jobs = plan_jobs(args.work_dir, args.data_dir, args.seeds, args.epochs)
     train(jobs, console)
-    with console.status('evaluating on the test images'):
+    with console.status('evaluating on the test images'), quiet():
         results = [evaluate(job) for job in jobs]
     shown = [next(job for job in jobs if job.kind == kind)
              for kind in ('teacher', 'plain', 'distilled')]
@@ -170,7 +183,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
         f'{PLAIN.name}: nothing of the distillation is left in it.',
         'GFLOPs are multiply-adds; s/image is the median of one image at a time on one thread.',
     ]
-    draw_figure(results, tiles(shown), args.work_dir / 'figure.png')
+    with quiet():
+        boxes = tiles(shown)
+    draw_figure(results, boxes, args.work_dir / 'figure.png')
     write_report(results, notes, args.work_dir)
     print_report(results, notes, console)
     console.print(f'In {args.work_dir}: report.md, report.json, figure.png. This run took '
@@ -199,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--fresh', action='store_true', help='delete the work dir first')
     args = parser.parse_args(argv)
     args.work_dir, args.data_dir = args.work_dir.resolve(), args.data_dir.resolve()
-    console = Console()
+    console = Console(file=sys.stdout)  # not what `quiet` puts in its place
     try:
         run(args, console)
     except (ValueError, RuntimeError) as error:

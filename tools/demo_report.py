@@ -72,17 +72,16 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def table_rows(results: list[Result]) -> list[list[str]]:
-    """Header and one row for each kind of model."""
-    rows = [['model', *METRICS, 'parameters', 'GFLOPs', 's/image']]
-    for kind, label in LABELS.items():
-        group = [result for result in results if result.kind == kind]
-        rows.append([
-            label,
-            *(spread([result.scores[name] for result in group], 1) for name in METRICS),
-            f'{group[0].parameters / 1e6:.2f} M',
-            f'{group[0].gflops:.3f}',
-            spread([result.seconds_per_image for result in group], 4)])
-    return rows
+    """Header, then one row for each quantity, with a column for each kind of model."""
+    groups = [[result for result in results if result.kind == kind] for kind in LABELS]
+    return [
+        ['', *LABELS.values()],
+        *([name, *(spread([result.scores[name] for result in group], 1) for group in groups)]
+          for name in METRICS),
+        ['parameters', *(f'{group[0].parameters / 1e6:.2f} M' for group in groups)],
+        ['GFLOPs', *(f'{group[0].gflops:.3f}' for group in groups)],
+        ['s/image', *(spread([statistics.mean(result.seconds_per_image for result in group)], 4)
+                      for group in groups)]]
 
 
 def verdict(results: list[Result]) -> str:
@@ -178,15 +177,15 @@ def draw_figure(results: list[Result], tiles: dict[str, list[Tile]], path: Path)
     columns = len(next(iter(tiles.values())))
     figure = plt.figure(figsize=(6.2 + 2.3 * columns, 2.45 * len(tiles) + 0.5), dpi=110)
     left, right = figure.subfigures(1, 2, width_ratios=[5.6, 2.3 * columns])
-    draw_curves(left.subplots(gridspec_kw=dict(left=0.13, right=0.97, bottom=0.08, top=0.93)),
+    draw_curves(left.subplots(gridspec_kw=dict(left=0.13, right=0.97, bottom=0.07, top=0.95)),
                 results)
     grid = right.subplots(len(tiles), columns, squeeze=False, gridspec_kw=dict(
-        left=0.04, right=0.995, bottom=0.005, top=0.93, wspace=0.03, hspace=0.03))
+        left=0.04, right=0.995, bottom=0.005, top=0.95, wspace=0.03, hspace=0.03))
     for axes_row, (title, row) in zip(grid, tiles.items()):
         axes_row[0].set_ylabel(title, fontsize=11)
         for axes, tile in zip(axes_row, row):
             draw_tile(axes, tile)
     right.suptitle(f'First test images, boxes with a score of at least {SCORE}. Green: right class '
-                   f'and IoU ≥ {IOU}; red: wrong; dotted: missed', fontsize=10.5, y=0.985)
+                   f'and IoU ≥ {IOU}; red: wrong; dotted: missed', fontsize=10.5, y=0.98)
     figure.savefig(path)
     plt.close(figure)

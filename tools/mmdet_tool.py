@@ -5,8 +5,9 @@ import os
 import os.path as osp
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Optional
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,7 +64,9 @@ def _check_work_dir(work_dir: Optional[str]) -> None:
     except OSError as error:
         sys.exit(f'error: the work directory can not be made: {error}; choose another --work-dir')
     if not writable:
-        sys.exit(f'error: the work directory {work_dir!r} is not writable; choose another --work-dir')
+        sys.exit(
+            f'error: the work directory {work_dir!r} is not writable; choose another --work-dir'
+        )
 
 
 def _annotation_problems() -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Test a detector: mmdet's own test tool, its arguments and all, with errors explained.
 
-    python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out FILE.pkl] [--show-dir DIR]
-                                           [--tta] [--cfg-options KEY=VALUE ...]
+python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out FILE.pkl] [--show-dir DIR]
+                                       [--tta] [--cfg-options KEY=VALUE ...]
 """
 
 from mmdet_tool import run

@@ -1,12 +1,14 @@
 """What every distillation config needs, and the defaults of the methods.
 
-A config takes these with `default_hooks = {{_base_.distill_hooks}}` and `{{_base_.fmkt}}`: two bases
-may not set the same key, so this file can't set `default_hooks` or `model` itself.
+A config takes these with `default_hooks = {{_base_.distill_hooks}}` and `{{_base_.fmkt}}`: two
+bases may not set the same key, so this file can't set `default_hooks` or `model` itself.
 """
+
 distill_hooks = dict(
     distill_state=dict(type='mmkd_fm.DistillStateHook'),
     distill_clip=dict(type='mmkd_fm.ClipApartHook'),
-    distill_data=dict(type='mmkd_fm.DataCheckHook'))
+    distill_data=dict(type='mmkd_fm.DataCheckHook'),
+)
 
 # FM-KT on the pyramid at zero inference cost. P7 is left out, as in the authors' configs.
 fmkt = dict(
@@ -14,13 +16,13 @@ fmkt = dict(
     tap='neck',
     levels=[0, 1, 2, 3],
     flow=dict(
-        meta_encoder=dict(type='mmkd_fm.ConvMetaEncoder'),
-        schedule='rectified',
-        num_steps=[1, 2, 4]),
+        meta_encoder=dict(type='mmkd_fm.ConvMetaEncoder'), schedule='rectified', num_steps=[1, 2, 4]
+    ),
     objective=dict(type='mmkd_fm.EndpointMatching'),
     metric=dict(type='mmkd_fm.PKDLoss'),
     loss_weight=2.0,
-    theta_weight=2.0)
+    theta_weight=2.0,
+)
 wttm = dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0, gamma=0.7, loss_weight=1.0)
 
 # Baselines.

@@ -1,4 +1,5 @@
 """FM-KT + WTTM on BCCD."""
+
 _base_ = ['./retinanet_r18-quarter_bccd.py', '../_base_/distill_runtime.py']
 default_hooks = {{_base_.distill_hooks}}
 model = dict(
@@ -7,5 +8,7 @@ model = dict(
     student={{_base_.model}},
     teacher=dict(
         config='{{fileDirname}}/retinanet_r18_bccd.py',
-        checkpoint='work_dirs/retinanet_r18_bccd/epoch_32.pth'),
-    losses=dict(fmkt={{_base_.fmkt}}, wttm={{_base_.wttm}}))
+        checkpoint='work_dirs/retinanet_r18_bccd/epoch_32.pth',
+    ),
+    losses=dict(fmkt={{_base_.fmkt}}, wttm={{_base_.wttm}}),
+)

@@ -1,7 +1,8 @@
 """BCCD student: RetinaNet R18 of a quarter of the width, FPN 64, 16 epochs from random weights.
 
-    python tools/train.py configs/bccd/retinanet_r18-quarter_bccd.py
+python tools/train.py configs/bccd/retinanet_r18-quarter_bccd.py
 """
+
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     '../_base_/datasets/bccd.py',
@@ -15,7 +16,9 @@ model = dict(
         stem_channels=16,
         frozen_stages=-1,
         norm_eval=False,
-        init_cfg=None),
+        init_cfg=None,
+    ),
     neck=dict(in_channels=[16, 32, 64, 128], out_channels=64),
-    bbox_head=dict(num_classes=3, in_channels=64, feat_channels=64, stacked_convs=2))
+    bbox_head=dict(num_classes=3, in_channels=64, feat_channels=64, stacked_convs=2),
+)
 default_hooks = dict(logger=dict(interval=13), checkpoint=dict(interval=4, max_keep_ckpts=1))

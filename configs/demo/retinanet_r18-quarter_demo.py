@@ -1,6 +1,8 @@
 """Demo student: RetinaNet R18 of a quarter of the width, FPN 48. Plain mmdet."""
+
 _base_ = './retinanet_r18_demo.py'
 model = dict(
     backbone=dict(base_channels=16, stem_channels=16),
     neck=dict(in_channels=[16, 32, 64, 128], out_channels=48),
-    bbox_head=dict(in_channels=48, feat_channels=48))
+    bbox_head=dict(in_channels=48, feat_channels=48),
+)

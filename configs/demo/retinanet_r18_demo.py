@@ -1,4 +1,5 @@
 """Demo teacher: RetinaNet R18, FPN 96, from random weights. Plain mmdet."""
+
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     '../_base_/datasets/demo.py',
@@ -13,7 +14,9 @@ model = dict(
         in_channels=96,
         feat_channels=96,
         stacked_convs=2,
-        anchor_generator=dict(octave_base_scale=2, ratios=[1.0], strides=[8, 16, 32, 64])))
+        anchor_generator=dict(octave_base_scale=2, ratios=[1.0], strides=[8, 16, 32, 64]),
+    ),
+)
 max_epochs = 30
 train_cfg = dict(max_epochs=max_epochs, val_interval=3)
 param_scheduler = [
@@ -25,7 +28,7 @@ param_scheduler = [
         end=max_epochs,
         T_max=max_epochs,
         by_epoch=True,
-        convert_to_iter_based=True),
+        convert_to_iter_based=True,
+    ),
 ]
-default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(interval=1, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=1, max_keep_ckpts=1))

@@ -6,6 +6,7 @@ Ours: not run.
     torchrun --nproc_per_node 8 tools/train.py \
         configs/gfl/fmkt-wttm_gfl_r101_gfl_r50_1x_coco.py --launcher pytorch
 """
+
 _base_ = ['mmdet::gfl/gfl_r50_fpn_1x_coco.py', '../_base_/distill_runtime.py']
 default_hooks = {{_base_.distill_hooks}}
 model = dict(
@@ -16,5 +17,7 @@ model = dict(
         config='mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py',
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/gfl/'
         'gfl_r101_fpn_mstrain_2x_coco/'
-        'gfl_r101_fpn_mstrain_2x_coco_20200629_200126-dd12f847.pth'),
-    losses=dict(fmkt={{_base_.fmkt}}, wttm={{_base_.wttm}}))
+        'gfl_r101_fpn_mstrain_2x_coco_20200629_200126-dd12f847.pth',
+    ),
+    losses=dict(fmkt={{_base_.fmkt}}, wttm={{_base_.wttm}}),
+)

@@ -6,6 +6,7 @@ Ours: not run.
     torchrun --nproc_per_node 8 tools/train.py \
         configs/retinanet/fmkt-wttm_retinanet_r101_retinanet_r50_2x_coco.py --launcher pytorch
 """
+
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_2x_coco.py', '../_base_/distill_runtime.py']
 default_hooks = {{_base_.distill_hooks}}
 model = dict(
@@ -15,5 +16,7 @@ model = dict(
     teacher=dict(
         config='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/'
-        'retinanet_r101_fpn_2x_coco/retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth'),
-    losses=dict(fmkt={{_base_.fmkt}}, wttm={{_base_.wttm}}))
+        'retinanet_r101_fpn_2x_coco/retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
+    ),
+    losses=dict(fmkt={{_base_.fmkt}}, wttm={{_base_.wttm}}),
+)

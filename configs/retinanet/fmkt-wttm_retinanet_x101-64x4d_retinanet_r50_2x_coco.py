@@ -6,6 +6,7 @@ Ours: not run.
     torchrun --nproc_per_node 8 tools/train.py \
         configs/retinanet/fmkt-wttm_retinanet_x101-64x4d_retinanet_r50_2x_coco.py --launcher pytorch
 """
+
 _base_ = ['mmdet::retinanet/retinanet_r50_fpn_2x_coco.py', '../_base_/distill_runtime.py']
 default_hooks = {{_base_.distill_hooks}}
 model = dict(
@@ -16,5 +17,7 @@ model = dict(
         config='mmdet::retinanet/retinanet_x101-64x4d_fpn_1x_coco.py',
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/'
         'retinanet_x101_64x4d_fpn_1x_coco/'
-        'retinanet_x101_64x4d_fpn_1x_coco_20200130-366f5af1.pth'),
-    losses=dict(fmkt={{_base_.fmkt}}, wttm={{_base_.wttm}}))
+        'retinanet_x101_64x4d_fpn_1x_coco_20200130-366f5af1.pth',
+    ),
+    losses=dict(fmkt={{_base_.fmkt}}, wttm={{_base_.wttm}}),
+)

@@ -22,8 +22,8 @@ def _standardise(x: Tensor, eps: float) -> Tensor:
 def pkd_loss(student: Tensor, teacher: Tensor, eps: float = 1e-6) -> Tensor:
     """PKD: half the mean squared error of channel-wise standardised maps (arXiv 2207.02039).
 
-    Up to normalisation this is 1 - Pearson's correlation of each channel over batch and space, so it
-    ignores each channel's scale and shift. Where the sizes differ, the student is resized
+    Up to normalisation this is 1 - Pearson's correlation of each channel over batch and space, so
+    it ignores each channel's scale and shift. Where the sizes differ, the student is resized
     bilinearly to the teacher's. With a single element per channel there is no correlation: the
     result is a zero connected to the graph.
 

@@ -1,7 +1,7 @@
 """How many flow steps an iteration takes."""
 
 import random
-from typing import Sequence
+from collections.abc import Sequence
 
 
 def draw_num_steps(choices: Sequence[int], seed: int, iteration: int) -> int:

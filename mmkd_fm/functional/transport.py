@@ -1,8 +1,9 @@
 """Serial transport of student features towards the teacher's (FM-KT, arXiv 2402.02012).
 
 Time convention, here and everywhere in this package: t = 1 is the student, t = 0 the teacher. With
-N steps, t runs through 1, (N-1)/N, ..., 1/N and the state is updated by ``Z <- Z - v / N``. "Serial"
-means that every state comes from the student and earlier predictions: the teacher is never an input.
+N steps, t runs through 1, (N-1)/N, ..., 1/N and the state is updated by ``Z <- Z - v / N``.
+"Serial" means that every state comes from the student and earlier predictions: the teacher is never
+an input.
 """
 
 from typing import Callable, NamedTuple

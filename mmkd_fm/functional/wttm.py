@@ -73,7 +73,8 @@ def wttm_loss(student_logits: Tensor, teacher_logits: Tensor, gamma: float) -> T
 def bernoulli_wttm(student_logits: Tensor, teacher_logits: Tensor, gamma: float) -> Tensor:
     """WTTM of sigmoid logits: a two-class softmax for each element.
 
-    With ``p = sigmoid(teacher)``: ``p_hat = sigmoid(gamma * teacher)``, ``U = p^gamma + (1 - p)^gamma``.
+    With ``p = sigmoid(teacher)`` this is ``p_hat = sigmoid(gamma * teacher)`` and
+    ``U = p^gamma + (1 - p)^gamma``.
 
     Args:
         student_logits: Any shape.
@@ -95,8 +96,8 @@ def bernoulli_wttm(student_logits: Tensor, teacher_logits: Tensor, gamma: float)
 def background_softmax_wttm(student_logits: Tensor, teacher_logits: Tensor, gamma: float) -> Tensor:
     """WTTM of sigmoid logits read as a softmax with one background logit fixed at 0.
 
-    ``p_k = exp(z_k) / (1 + sum_j exp(z_j))``: one distribution over C + 1 classes for each location,
-    to which the paper's weight applies as it is.
+    ``p_k = exp(z_k) / (1 + sum_j exp(z_j))``: one distribution over C + 1 classes for each
+    location, to which the paper's weight applies as it is.
 
     Args:
         student_logits: Shape (..., C).

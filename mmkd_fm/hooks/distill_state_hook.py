@@ -1,7 +1,7 @@
 """Keep what an exact resume needs besides the plain student's checkpoint."""
 
 import logging
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
@@ -29,9 +29,10 @@ class DistillStateHook(Hook):
     priority = 'NORMAL'  # before CheckpointHook (VERY_LOW), which the generators are gathered for
 
     def __init__(self) -> None:
-        self._loaded: Optional[Dict[str, Any]] = None
+        self._loaded: Optional[dict[str, Any]] = None
         self._generators: Optional[list] = None
-        self._before_val: Optional[Dict[str, Any]] = None
+        self._before_val: Optional[dict[str, Any]] = None
+        self._fingerprint: Optional[str] = None
 
     def before_run(self, runner) -> None:
         """Tell the Distiller that its state is kept."""
@@ -61,12 +62,14 @@ class DistillStateHook(Hook):
 
     def before_train(self, runner) -> None:
         """Restore the generators, last of all that a resume does."""
+        teacher = _distiller(runner).teacher
+        self._fingerprint = teacher.fingerprint() if teacher is not None else None
         if self._loaded is None:
             return
-        reasons = _inexact(runner, self._loaded)
-        for reason in reasons:
+        for reason in _inexact(runner, self._loaded):
             runner.logger.log(
-                logging.WARNING, f'resume is not equal to the uninterrupted run: {reason}')
+                logging.WARNING, f'resume is not equal to the uninterrupted run: {reason}'
+            )
         if len(self._loaded['generators']) == get_world_size():
             set_generator_state(self._loaded['generators'][get_rank()])
         self._loaded = None
@@ -93,7 +96,7 @@ class DistillStateHook(Hook):
                 for name, averaged in _averaged(runner).items()
             },
             generators=self._generators or [generator_state()],
-            teacher=model.teacher.fingerprint() if model.teacher is not None else None,
+            teacher=self._fingerprint,
         )
 
 
@@ -108,7 +111,7 @@ def _distiller(runner) -> Distiller:
     return model
 
 
-def _averaged(runner) -> Dict[str, Distiller]:
+def _averaged(runner) -> dict[str, Distiller]:
     """The averaged copies that hooks such as EMAHook keep."""
     return {
         type(hook).__name__: hook.ema_model.module
@@ -140,13 +143,16 @@ def _inexact(runner, state: dict) -> list:
     if len(state['generators']) != get_world_size():
         reasons.append(
             f'the checkpoint is of {len(state["generators"])} processes, this run has '
-            f'{get_world_size()}')
+            f'{get_world_size()}'
+        )
     loader = runner.train_dataloader
     if getattr(loader, 'persistent_workers', False):
         reasons.append(
             'persistent_workers=True, whose augmentations continue from epoch to epoch; set '
-            'train_dataloader.persistent_workers=False where that matters')
+            'train_dataloader.persistent_workers=False where that matters'
+        )
     if runner.iter % len(loader):
         reasons.append(
-            'the checkpoint is not of an epoch boundary, and data loaders restart their epoch')
+            'the checkpoint is not of an epoch boundary, and data loaders restart their epoch'
+        )
     return reasons

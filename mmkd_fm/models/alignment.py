@@ -1,7 +1,8 @@
 """Alignment of what a tap gives in the student with what it gives in the teacher."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 from torch import Tensor, nn
 
@@ -35,19 +36,19 @@ class Tapped:
     owner: str
     tap: Tap
     module: nn.Module
-    levels: Tuple[Level, ...]
+    levels: tuple[Level, ...]
 
     def __str__(self) -> str:
         levels = ', '.join(f'{level.channels}@{level.stride}' for level in self.levels)
         return f'{self.owner} {str(self.tap)!r} ({levels or "no feature maps"})'
 
 
-def as_levels(output: Any) -> List[Tensor]:
+def as_levels(output: Any) -> list[Tensor]:
     """A pyramid as a list, also where it has a single level and is a bare tensor."""
     return [output] if isinstance(output, Tensor) else list(output)
 
 
-def measure(output: Any, input_size: int) -> Tuple[Level, ...]:
+def measure(output: Any, input_size: int) -> tuple[Level, ...]:
     """Channels and strides of the (N, C, H, W) maps in ``output``, computed from a square image.
 
     Args:
@@ -64,7 +65,7 @@ def measure(output: Any, input_size: int) -> Tuple[Level, ...]:
 
 def pair_levels(
     student: Tapped, teacher: Tapped, levels: Optional[Sequence[int]] = None
-) -> List[Tuple[int, int]]:
+) -> list[tuple[int, int]]:
     """Indices (student, teacher) of the levels that have the same stride.
 
     Args:

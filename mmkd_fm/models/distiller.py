@@ -1,6 +1,6 @@
 """The Distiller: an unedited student with a frozen teacher beside it."""
 
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from mmengine.dist import broadcast_object_list
@@ -58,7 +58,7 @@ class Distiller(BaseModel):
         self,
         student: dict,
         teacher: dict,
-        losses: Dict[str, dict],
+        losses: dict[str, dict],
         task_loss_weight: float = 1.0,
         seed: Optional[int] = None,
         data_preprocessor: Optional[dict] = None,
@@ -73,13 +73,14 @@ class Distiller(BaseModel):
         self_teacher = FrozenTeacher(**teacher) if losses else None
         preprocessor = student_model.data_preprocessor
         super().__init__(
-            TwoViewPreprocessor(preprocessor, self_teacher) if self_teacher else preprocessor)
+            TwoViewPreprocessor(preprocessor, self_teacher) if self_teacher else preprocessor
+        )
         self.teacher = self_teacher
         self.task_loss_weight = task_loss_weight
         self.state_is_kept = False  # set by DistillStateHook
         self._adopt(student_model)
-        self.student_taps: Dict[str, Tap] = {}
-        self.teacher_taps: Dict[str, Tap] = {}
+        self.student_taps: dict[str, Tap] = {}
+        self.teacher_taps: dict[str, Tap] = {}
         with preserved_generators():
             torch.manual_seed(_run_seed() if seed is None else seed)
             self.add_module(EXTRAS, nn.ModuleDict(self._build_losses(losses)))
@@ -93,7 +94,7 @@ class Distiller(BaseModel):
         for name, child in student._modules.items():
             self._modules.setdefault(name, child)
 
-    def _build_losses(self, configs: Dict[str, dict]) -> Dict[str, nn.Module]:
+    def _build_losses(self, configs: dict[str, dict]) -> dict[str, nn.Module]:
         """Build each term, measure its taps on both models and let it connect them."""
         losses = {}
         for name, cfg in configs.items():
@@ -109,7 +110,8 @@ class Distiller(BaseModel):
             tap, index = cfg.pop('tap'), cfg.pop('index', None)
             self.student_taps[name] = Tap(tap, index)
             self.teacher_taps[name] = Tap(
-                cfg.pop('teacher_tap', tap), cfg.pop('teacher_index', index))
+                cfg.pop('teacher_tap', tap), cfg.pop('teacher_index', index)
+            )
             losses[name] = build_part(cfg, 'Loss')
         if not losses:
             return losses
@@ -131,7 +133,7 @@ class Distiller(BaseModel):
         if not self.state_is_kept:
             raise RuntimeError(
                 'the Distiller needs DistillStateHook, or its checkpoints could not be resumed; '
-                "add to the config: default_hooks = dict(distill_state=dict("
+                'add to the config: default_hooks = dict(distill_state=dict('
                 "type='mmkd_fm.DistillStateHook'))"
             )
         self.load_teacher()
@@ -164,7 +166,7 @@ class Distiller(BaseModel):
 
     def loss(
         self, inputs: Tensor, data_samples: list, teacher_inputs: Optional[Tensor] = None
-    ) -> Dict[str, Union[Tensor, List[Tensor]]]:
+    ) -> dict[str, Union[Tensor, list[Tensor]]]:
         """The student's own losses, under their own names, and `loss_<term>` of each term.
 
         Raises:
@@ -173,14 +175,20 @@ class Distiller(BaseModel):
         """
         teacher_records = {}
         if self.teacher is not None:
+            if teacher_inputs is None:
+                raise ValueError(
+                    "teacher_inputs is missing; it comes from this model's data_preprocessor with "
+                    'training=True'
+                )
             paths = {tap.path for tap in self.teacher_taps.values()}
             teacher_records = self.teacher.forward(teacher_inputs, paths)
         with record(self.student, {tap.path for tap in self.student_taps.values()}) as records:
             losses = dict(self.student(inputs, data_samples, mode='loss'))
         if self.task_loss_weight != 1:
-            losses = {k: _scale(v, self.task_loss_weight) if 'loss' in k else v
-                      for k, v in losses.items()}
-        terms: Dict[str, Tensor] = {}
+            losses = {
+                k: _scale(v, self.task_loss_weight) if 'loss' in k else v for k, v in losses.items()
+            }
+        terms: dict[str, Tensor] = {}
         for name, loss in self.distill_losses.items():
             term = loss(
                 read(records, self.student_taps[name], self.student),
@@ -211,7 +219,7 @@ class Distiller(BaseModel):
             self.teacher.apply(fn)
         return self
 
-    def state_dict(self, *args, prefix: str = '', **kwargs) -> Dict[str, Tensor]:
+    def state_dict(self, *args, prefix: str = '', **kwargs) -> dict[str, Tensor]:
         """Exactly the plain student's state."""
         state = super().state_dict(*args, prefix=prefix, **kwargs)
         extras = f'{prefix}{EXTRAS}'
@@ -245,7 +253,7 @@ def _run_seed() -> int:
     return seeds[0]
 
 
-def _measure(model: nn.Module, taps: Dict[str, Tap], owner: str) -> Dict[str, Tapped]:
+def _measure(model: nn.Module, taps: dict[str, Tap], owner: str) -> dict[str, Tapped]:
     """Channels and strides at each tap, from one small forward that leaves no trace."""
     training = {module: module.training for module in model.modules()}
     model.eval()
@@ -270,10 +278,11 @@ def _forgive_missing_extras(module: nn.Module, incompatible) -> None:
     """Let plain student checkpoints load strictly: they have no extras."""
     del module
     incompatible.missing_keys[:] = [
-        key for key in incompatible.missing_keys if EXTRAS not in key.split('.')]
+        key for key in incompatible.missing_keys if EXTRAS not in key.split('.')
+    ]
 
 
-def _named(name: str, term: Union[Tensor, Dict[str, Tensor]]) -> Dict[str, Tensor]:
+def _named(name: str, term: Union[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
     """`loss` -> `loss_<name>`, `loss_x` -> `loss_<name>_x`, monitor `x` -> `<name>_x`."""
     if isinstance(term, Tensor):
         term = {'loss': term}
@@ -283,12 +292,12 @@ def _named(name: str, term: Union[Tensor, Dict[str, Tensor]]) -> Dict[str, Tenso
     }
 
 
-def _scale(value: Union[Tensor, List[Tensor]], factor: float) -> Union[Tensor, List[Tensor]]:
+def _scale(value: Union[Tensor, list[Tensor]], factor: float) -> Union[Tensor, list[Tensor]]:
     return value * factor if isinstance(value, Tensor) else [v * factor for v in value]
 
 
-def _check_finite(terms: Dict[str, Tensor]) -> None:
-    """Name the terms that are not finite (one synchronisation, where mmengine's logging has many)."""
+def _check_finite(terms: dict[str, Tensor]) -> None:
+    """Name the terms that are not finite; one synchronisation, where mmengine's logging has many."""
     if not terms:
         return
     finite = torch.stack([value.detach().float().isfinite().all() for value in terms.values()])

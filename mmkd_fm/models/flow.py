@@ -1,6 +1,7 @@
 """A flow: meta-encoder, time embedding, schedule and the number of steps to take."""
 
-from typing import Sequence, Union
+from collections.abc import Sequence
+from typing import Union
 
 import torch
 from mmengine.logging import MessageHub

@@ -1,6 +1,6 @@
 """One raw batch, two views: the student's and the teacher's."""
 
-from typing import List, Optional
+from typing import Optional
 
 import torch
 from mmengine.model import BaseDataPreprocessor
@@ -10,10 +10,10 @@ from mmkd_fm.models.teacher import FrozenTeacher
 
 
 class TwoViewPreprocessor(nn.Module):
-    """The student's data preprocessor, with the teacher's view of the same pixels added in training.
+    """The student's data preprocessor, with the teacher's view added in training.
 
-    The teacher's view is made from the raw images with its own mean, std, channel order and padding,
-    not by undoing the student's. Batch augmentations run once, on both views together. Where both
+    The teacher's view is made from the raw images, with its own mean, std, channel order and
+    padding, not by undoing the student's. Batch augmentations run once, on both views together. Where both
     views are the same they share one tensor. Everything else is the student's preprocessor.
 
     Args:
@@ -44,7 +44,7 @@ class TwoViewPreprocessor(nn.Module):
         if not training:
             return self.student(data, False)
         data = self.student.cast_data(data)
-        views: List[Tensor] = []
+        views: list[Tensor] = []
         if not self.same_view:
             teacher = self._teacher.model.data_preprocessor
             teacher._device = self.student.device
@@ -55,7 +55,7 @@ class TwoViewPreprocessor(nn.Module):
             views = self._augment(views, result)
         return dict(result, inputs=views[0], teacher_inputs=views[-1])
 
-    def _augment(self, views: List[Tensor], result: dict) -> List[Tensor]:
+    def _augment(self, views: list[Tensor], result: dict) -> list[Tensor]:
         """Apply the batch augmentations once, to all views stacked along the channels."""
         sizes = {tuple(view.shape[-2:]) for view in views}
         if len(sizes) > 1:

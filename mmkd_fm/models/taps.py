@@ -5,10 +5,11 @@ Modules are tapped by wrapping their `forward` on the instance, not by forward h
 """
 
 import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Optional
 
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ class _AllRecorded(Exception):
     """Ends a forward early: everything that was asked for has been recorded."""
 
 
-Records = Dict[str, List[Tuple[Any, Tuple[int, ...]]]]
+Records = dict[str, list[tuple[Any, tuple[int, ...]]]]
 
 
 def find_module(model: nn.Module, path: str) -> nn.Module:
@@ -58,7 +59,7 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
     return module
 
 
-def _tensors(output: Any) -> List[Tensor]:
+def _tensors(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, (list, tuple)):

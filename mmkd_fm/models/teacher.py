@@ -1,8 +1,9 @@
 """The frozen teacher: built from its config, loaded strictly, never trained and never saved."""
 
 import hashlib
+from collections.abc import Iterable
 from contextlib import contextmanager
-from typing import Any, Dict, Iterable, List, Optional, Union
+from typing import Any, Optional, Union
 from urllib.error import URLError
 
 import torch
@@ -87,7 +88,7 @@ class FrozenTeacher:
         return records
 
     def fingerprint(self) -> str:
-        """SHA-256 of all parameters and buffers, to recognise the teacher wherever its file lies."""
+        """SHA-256 of all parameters and buffers: recognises the teacher wherever its file lies."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
@@ -122,7 +123,7 @@ def _read_config(config: Union[str, dict]) -> Config:
     return get_config(config) if '::' in config else Config.fromfile(config)
 
 
-def _read_state_dict(checkpoint: Optional[str]) -> Dict[str, Tensor]:
+def _read_state_dict(checkpoint: Optional[str]) -> dict[str, Tensor]:
     remedy = 'set model.teacher.checkpoint to the file of the trained teacher'
     if not checkpoint:
         raise ValueError(f'the teacher has no checkpoint; {remedy}')
@@ -141,19 +142,22 @@ def _read_state_dict(checkpoint: Optional[str]) -> Dict[str, Tensor]:
     return {name[7:] if name.startswith('module.') else name: t for name, t in state.items()}
 
 
-def _load_strictly(model: nn.Module, state: Dict[str, Tensor], checkpoint: str) -> None:
+def _load_strictly(model: nn.Module, state: dict[str, Tensor], checkpoint: str) -> None:
     """Load ``state``, or say how it differs from ``model``."""
     own = model.state_dict()
     foreign = [k for k in state if k not in own and k.startswith(_FOREIGN_PREFIXES)]
     if foreign:
         print_log(
             f'teacher checkpoint {checkpoint}: ignored {len(foreign)} keys that are not the '
-            f"model's, such as {foreign[0]!r}", 'current')
+            f"model's, such as {foreign[0]!r}",
+            'current',
+        )
     state = {k: v for k, v in state.items() if k not in foreign}
     reshaped = [k for k, v in state.items() if k in own and v.shape != own[k].shape]
     # the model's own load hooks may rename old keys, so ask it for the rest
     result = model.load_state_dict(
-        {k: v for k, v in state.items() if k not in reshaped}, strict=False)
+        {k: v for k, v in state.items() if k not in reshaped}, strict=False
+    )
     missing = [k for k in result.missing_keys if k not in reshaped]
     if not (missing or reshaped or result.unexpected_keys):
         return
@@ -170,7 +174,7 @@ def _load_strictly(model: nn.Module, state: Dict[str, Tensor], checkpoint: str) 
     )
 
 
-def _listed(what: str, keys: List[str], most: int = 6) -> str:
+def _listed(what: str, keys: list[str], most: int = 6) -> str:
     if not keys:
         return ''
     more = f', ... ({len(keys)} in all)' if len(keys) > most else ''

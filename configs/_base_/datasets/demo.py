@@ -4,6 +4,7 @@ Drawn by `python tools/make_demo_data.py data/demo`. Training is evaluated on
 val.json, `tools/test.py` on test.json. The environment variable
 MMKD_FM_DEMO_DATA names another folder (with a slash at its end).
 """
+
 dataset_type = 'CocoDataset'
 data_root = '{{$MMKD_FM_DEMO_DATA:data/demo/}}'
 metainfo = dict(classes=('circle', 'ring', 'square', 'triangle', 'star', 'cross'))
@@ -22,7 +23,8 @@ test_pipeline = [
     *load,
     dict(
         type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
 ]
 train_dataloader = dict(
     batch_size=8,
@@ -36,7 +38,9 @@ train_dataloader = dict(
         ann_file='train.json',
         data_prefix=dict(img='images/'),
         filter_cfg=dict(filter_empty_gt=True, min_size=1),
-        pipeline=train_pipeline))
+        pipeline=train_pipeline,
+    ),
+)
 val_dataloader = dict(
     batch_size=8,
     num_workers=1,
@@ -50,7 +54,9 @@ val_dataloader = dict(
         ann_file='val.json',
         data_prefix=dict(img='images/'),
         test_mode=True,
-        pipeline=test_pipeline))
+        pipeline=test_pipeline,
+    ),
+)
 test_dataloader = dict(
     batch_size=8,
     num_workers=1,
@@ -64,6 +70,8 @@ test_dataloader = dict(
         ann_file='test.json',
         data_prefix=dict(img='images/'),
         test_mode=True,
-        pipeline=test_pipeline))
+        pipeline=test_pipeline,
+    ),
+)
 val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'val.json', metric='bbox')
 test_evaluator = dict(type='CocoMetric', ann_file=data_root + 'test.json', metric='bbox')

@@ -1,7 +1,8 @@
 """Feature losses: compare pyramids level by level, with a 1x1 projection where channels differ."""
 
 from abc import ABC, abstractmethod
-from typing import List, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Optional, Union
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,7 @@ class FeatureLoss(nn.Module, ABC):
         levels: Indices of the student's levels to compare; None takes all.
     """
 
-    def __init__(
-        self, loss_weight: float = 1.0, levels: Optional[Sequence[int]] = None
-    ) -> None:
+    def __init__(self, loss_weight: float = 1.0, levels: Optional[Sequence[int]] = None) -> None:
         super().__init__()
         self.loss_weight = loss_weight
         self.levels = levels
@@ -51,7 +50,7 @@ class FeatureLoss(nn.Module, ABC):
             losses = [self._compare(student, teacher)]
         else:
             students, teachers = as_levels(student), as_levels(teacher)
-            losses: List[Tensor] = [
+            losses: list[Tensor] = [
                 self._compare(project(students[i]), teachers[j])
                 for (i, j), project in zip(self.pairs, self.projections)
             ]

@@ -1,6 +1,7 @@
 """FM-KT on feature pyramids: a flow for each level, trained serially (arXiv 2402.02012)."""
 
-from typing import Dict, Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,8 @@ class VelocityMatching(nn.Module):
         self.teacher_map = nn.Sequential()
         self.teacher_map.add_module('bn', nn.BatchNorm2d(teacher_channels))
         self.teacher_map.add_module(
-            'conv', nn.Conv2d(teacher_channels, student_channels, 1, bias=False))
+            'conv', nn.Conv2d(teacher_channels, student_channels, 1, bias=False)
+        )
         if not train_teacher_map:
             nn.init.orthogonal_(self.teacher_map.conv.weight)
             self.teacher_map.requires_grad_(False)
@@ -130,7 +132,7 @@ class FMKTLoss(nn.Module):
             self.flows.append(flow)
             self.objectives.append(objective)
 
-    def forward(self, student: Features, teacher: Features) -> Dict[str, Tensor]:
+    def forward(self, student: Features, teacher: Features) -> dict[str, Tensor]:
         """Flow loss and Theta term, summed over the levels.
 
         Args:

@@ -1,6 +1,6 @@
 """WTTM on the classification logits of dense heads (arXiv 2402.11148, adapted to detection)."""
 
-from typing import Dict, List, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +41,13 @@ class WTTMLoss(nn.Module):
     """
 
     def __init__(
-        self, gamma: float = 0.7, form: str = 'bernoulli', loss_weight: float = 1.0,
-        confidence_power=1.0, focusing=0.0, normaliser='confidence',
+        self,
+        gamma: float = 0.7,
+        form: str = 'bernoulli',
+        loss_weight: float = 1.0,
+        confidence_power=1.0,
+        focusing=0.0,
+        normaliser='confidence',
     ) -> None:
         super().__init__()
         if not 0 < gamma <= 1:
@@ -55,7 +60,11 @@ class WTTMLoss(nn.Module):
         self.gamma = gamma
         self.form = form
         self.loss_weight = loss_weight
-        self.confidence_power, self.focusing, self.normaliser = confidence_power, focusing, normaliser
+        self.confidence_power, self.focusing, self.normaliser = (
+            confidence_power,
+            focusing,
+            normaliser,
+        )
 
     def connect(self, student: Tapped, teacher: Tapped) -> None:
         """Check that both heads give corresponding sigmoid logits of the same classes."""
@@ -68,9 +77,7 @@ class WTTMLoss(nn.Module):
             )
         self.channels = channels
 
-    def forward(
-        self, student: Sequence[Tensor], teacher: Sequence[Tensor]
-    ) -> Dict[str, Tensor]:
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> dict[str, Tensor]:
         """Weighted divergence of all locations of the batch.
 
         Args:
@@ -84,7 +91,7 @@ class WTTMLoss(nn.Module):
         with torch.autocast(q.device.type, enabled=False):
             q, p = q.float() if q.dtype == torch.float16 else q, p
             confidence = p.sigmoid().amax(dim=-1)
-            w = confidence ** self.confidence_power
+            w = confidence**self.confidence_power
             if self.focusing:
                 ph = (self.gamma * p).sigmoid()
                 f = (ph - q.sigmoid()).abs().detach() ** self.focusing
@@ -115,7 +122,7 @@ def _sigmoid_channels(tapped: Tapped) -> int:
 
 def _rows(logits: Sequence[Tensor], channels: int) -> Tensor:
     """All locations and anchors of all levels as rows, shape (M, C)."""
-    rows: List[Tensor] = [
+    rows: list[Tensor] = [
         level.permute(0, 2, 3, 1).reshape(-1, channels) for level in as_levels(logits)
     ]
     return torch.cat(rows)

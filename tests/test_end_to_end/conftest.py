@@ -1,0 +1,292 @@
+"""A drawn data set, small detectors and helpers that run them for real."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
+from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = ('red', 'green', 'blue')
+
+
+def draw_data(folder):
+    """10 images to train on and 4 to validate on, some 80x64 and some 64x80, in COCO format."""
+    rng = np.random.default_rng(0)
+    (folder / 'images').mkdir(parents=True)
+    for split, count in (('train', 10), ('val', 4)):
+        images, annotations = [], []
+        for i in range(count):
+            height, width = ((64, 80), (80, 64))[i % 2]
+            image = rng.integers(0, 60, (height, width, 3)).astype(np.uint8)
+            for _ in range(2):
+                label = int(rng.integers(3))
+                w, h = (int(v) for v in rng.integers(16, 40, 2))
+                x, y = int(rng.integers(width - w)), int(rng.integers(height - h))
+                image[y : y + h, x : x + w, 2 - label] = 250
+                annotations.append(dict(
+                    id=len(annotations) + 1, image_id=i, category_id=label + 1, iscrowd=0,
+                    bbox=[x, y, w, h], area=w * h))  # fmt: skip
+            name = f'{split}_{i}.png'
+            cv2.imwrite(str(folder / 'images' / name), image)
+            images.append(dict(id=i, file_name=name, height=height, width=width))
+        categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
+        content = dict(images=images, annotations=annotations, categories=categories)
+        (folder / f'{split}.json').write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture(scope='session')
+def data(tmp_path_factory):
+    return draw_data(tmp_path_factory.mktemp('coco') / 'data')
+
+
+def detector(kind, width=8, fpn=16, num_classes=3):
+    """A small RetinaNet or GFL; the GFL student has a Swin backbone with stochastic depth."""
+    name = dict(retinanet='retinanet/retinanet_r50_fpn_1x_coco.py', gfl='gfl/gfl_r50_fpn_1x_coco.py')
+    model = get_config(f'mmdet::{name[kind]}').model
+    model.backbone.update(
+        depth=18, base_channels=width, stem_channels=width, frozen_stages=-1, norm_eval=False,
+        init_cfg=None)  # fmt: skip
+    if kind == 'gfl':
+        model.bbox_head.norm_cfg = dict(type='GN', num_groups=4)
+    if kind == 'gfl' and fpn == 16:
+        model.backbone = ConfigDict(
+            type='SwinTransformer', embed_dims=width, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2),
+            window_size=4, drop_path_rate=0.4, out_indices=(0, 1, 2, 3))  # fmt: skip
+    model.neck.update(in_channels=[width, 2 * width, 4 * width, 8 * width], out_channels=fpn)
+    model.bbox_head.update(
+        num_classes=num_classes, in_channels=fpn, feat_channels=fpn, stacked_convs=1)
+    model.test_cfg.score_thr = 0.0
+    return model
+
+
+def teacher_model(kind, **kwargs):
+    """Wider than the student, with another normalisation and channel order."""
+    model = detector(kind, width=12, fpn=24, **kwargs)
+    model.data_preprocessor.update(mean=[0, 0, 0], std=[255, 255, 255], bgr_to_rgb=False)
+    return model
+
+
+def write_checkpoint(model, path, seed=0):
+    """A plain mmdet checkpoint of ``model`` with weights that are not the initial ones."""
+    from mmdet.registry import MODELS
+    from mmengine.registry import DefaultScope
+
+    with DefaultScope.overwrite_default_scope('mmdet'), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        built = MODELS.build(copy.deepcopy(model))
+        for parameter in built.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    torch.save(dict(meta=dict(), state_dict=built.state_dict()), path)
+    return str(path)
+
+
+@pytest.fixture(scope='session')
+def teachers(tmp_path_factory):
+    """Config file and checkpoint of a teacher: {'retinanet': {...}, 'gfl': {...}}."""
+    folder, result = tmp_path_factory.mktemp('teachers'), {}
+    for kind in ('retinanet', 'gfl'):
+        model, config = teacher_model(kind), folder / f'{kind}.py'
+        Config(dict(model=model, default_scope='mmdet')).dump(config)
+        checkpoint = write_checkpoint(model, folder / f'{kind}.pth')
+        result[kind] = dict(config=str(config), checkpoint=checkpoint)
+    return result
+
+
+FMKT = dict(
+    type='mmkd_fm.FMKTLoss', tap='neck', levels=[0, 1, 2], flow=dict(num_steps=[1, 2, 4]),
+    loss_weight=2.0, theta_weight=1.0)  # fmt: skip
+WTTM = dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0, gamma=0.7, loss_weight=1.0)
+PKD = dict(type='mmkd_fm.PKDLoss', tap='neck', levels=[0, 1, 2, 3], loss_weight=4.0)
+LOSSES = {'fmkt-wttm': dict(fmkt=FMKT, wttm=WTTM), 'pkd': dict(pkd=PKD)}
+DISTILL_HOOKS = dict(
+    distill_state=dict(type='mmkd_fm.DistillStateHook'),
+    distill_clip=dict(type='mmkd_fm.ClipApartHook'),
+    distill_data=dict(type='mmkd_fm.DataCheckHook'))  # fmt: skip
+EMA = dict(type='EMAHook', momentum=0.1)
+
+
+def _loader(data, split, batch_size, pipeline, **dataset):
+    return dict(
+        batch_size=batch_size,
+        num_workers=0,
+        persistent_workers=False,
+        sampler=dict(type='DefaultSampler', shuffle=split == 'train'),
+        dataset=dict(
+            type='CocoDataset', data_root=f'{data}/', ann_file=f'{split}.json',
+            data_prefix=dict(img='images/'), metainfo=dict(classes=CLASSES), pipeline=pipeline,
+            **dataset))  # fmt: skip
+
+
+@pytest.fixture(scope='session')
+def plain_config(data):
+    """Config of a plain student's training: `plain_config(kind, max_epochs=..., seed=...)`."""
+
+    def make(kind='retinanet', max_epochs=1, seed=0):
+        load = [
+            dict(type='LoadImageFromFile', backend_args=None),
+            dict(type='LoadAnnotations', with_bbox=True),
+            dict(type='Resize', scale=(80, 80), keep_ratio=True),
+        ]
+        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+        test = [*load, dict(type='PackDetInputs', meta_keys=keys)]
+        train = [
+            *load,
+            dict(type='RandomFlip', prob=0.5),
+            dict(type='PhotoMetricDistortion'),
+            dict(type='PackDetInputs'),
+        ]
+        val = _loader(data, 'val', 2, test, test_mode=True)
+        evaluator = dict(type='CocoMetric', ann_file=f'{data}/val.json', metric='bbox')
+        return Config(dict(
+            default_scope='mmdet',
+            model=detector(kind),
+            train_dataloader=_loader(data, 'train', 3, train),  # the last batch is of one image
+            val_dataloader=val, test_dataloader=copy.deepcopy(val),
+            val_evaluator=evaluator, test_evaluator=copy.deepcopy(evaluator),
+            train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1),
+            val_cfg=dict(type='ValLoop'), test_cfg=dict(type='TestLoop'),
+            optim_wrapper=dict(
+                type='OptimWrapper', optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
+                clip_grad=dict(max_norm=5, norm_type=2)),
+            param_scheduler=[
+                dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=6),
+                dict(type='MultiStepLR', begin=0, end=10, milestones=[3], gamma=0.5)],
+            default_hooks=dict(
+                timer=dict(type='IterTimerHook'),
+                logger=dict(type='LoggerHook', interval=1),
+                param_scheduler=dict(type='ParamSchedulerHook'),
+                checkpoint=dict(type='CheckpointHook', interval=1),
+                sampler_seed=dict(type='DistSamplerSeedHook'),
+                visualization=dict(type='DetVisualizationHook')),
+            custom_hooks=[],
+            env_cfg=dict(
+                cudnn_benchmark=False, dist_cfg=dict(backend='gloo'),
+                mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0)),
+            vis_backends=[dict(type='LocalVisBackend')],
+            visualizer=dict(
+                type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')],
+                name='visualizer'),
+            randomness=dict(seed=seed), log_level='INFO', load_from=None, resume=False,
+            log_processor=dict(type='LogProcessor', window_size=1, by_epoch=True),
+        ))  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def distill_config(plain_config, teachers):
+    """Config of a distillation: `distill_config(kind, losses='fmkt-wttm', ema=False, ...)`."""
+
+    def make(kind='retinanet', losses='fmkt-wttm', ema=False, **kwargs):
+        cfg = plain_config(kind, **kwargs)
+        cfg.default_hooks.update(copy.deepcopy(DISTILL_HOOKS))
+        cfg.model = ConfigDict(
+            type='mmkd_fm.Distiller', student=cfg.model, teacher=dict(teachers[kind]),
+            losses=copy.deepcopy(LOSSES[losses]))  # fmt: skip
+        if ema:
+            cfg.custom_hooks = [dict(EMA)]
+        return cfg
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def build():
+    """Make a Runner of a config: `build(cfg, work_dir, resume=checkpoint)`."""
+    import_modules_from_strings(['mmdet.models', 'mmdet.datasets', 'mmdet.engine'])
+    names = iter(f'run_{i}' for i in range(10**6))
+
+    def make(cfg, work_dir, resume=None, **options):
+        cfg = copy.deepcopy(cfg)
+        cfg.merge_from_dict(options)
+        cfg.work_dir = str(work_dir)
+        cfg.experiment_name = next(names)  # loggers and message hubs are global by this name
+        if resume:
+            cfg.update(load_from=str(resume), resume=True)
+        return Runner.from_cfg(cfg)
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def train(build):
+    """Train a config to its end: `train(cfg, work_dir, resume=checkpoint)`; gives the work dir."""
+
+    def run(cfg, work_dir, **kwargs):
+        build(cfg, work_dir, **kwargs).train()
+        return Path(work_dir)
+
+    return run
+
+
+def read_log(work_dir):
+    return '\n'.join(path.read_text() for path in sorted(Path(work_dir).glob('*/*.log')))
+
+
+def read_losses(work_dir):
+    """{iteration: all logged losses, monitors, gradient norms and learning rates}."""
+    result = {}
+    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):
+        for line in map(json.loads, path.read_text().splitlines()):
+            if 'loss' in line:
+                drop = ('time', 'data_time', 'memory')
+                result[line['iter']] = {k: v for k, v in line.items() if k not in drop}
+    return result
+
+
+def differences(first, second, where=''):
+    """Paths at which two nested structures are not bit-equal."""
+    if isinstance(first, torch.Tensor):
+        same = first.dtype == second.dtype and torch.equal(first, second)
+        return [] if same else [where]
+    if isinstance(first, np.ndarray):
+        return [] if np.array_equal(first, second) else [where]
+    if isinstance(first, dict):
+        if list(first) != list(second):
+            return [f'{where}: keys {list(first)} and {list(second)}']
+        return [d for k in first for d in differences(first[k], second[k], f'{where}/{k}')]
+    if isinstance(first, (list, tuple)):
+        if len(first) != len(second):
+            return [f'{where}: lengths {len(first)} and {len(second)}']
+        pairs = enumerate(zip(first, second))
+        return [d for i, (a, b) in pairs for d in differences(a, b, f'{where}/{i}')]
+    return [] if first == second else [f'{where}: {first!r} and {second!r}']
+
+
+def load(path):
+    return torch.load(path, map_location='cpu', weights_only=False)
+
+
+def run_python(*arguments, cwd, check=True, **environment):
+    """Run a Python command line in a process of its own; gives what it printed."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    env = dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1', **environment)
+    result = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=env, text=True, timeout=300,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    if check:
+        assert result.returncode == 0, result.stdout[-6000:]
+    return result.returncode, result.stdout
+
+
+@pytest.fixture(scope='session')
+def tools():
+    """The helper functions above, as attributes."""
+    from types import SimpleNamespace
+
+    return SimpleNamespace(
+        read_log=read_log, read_losses=read_losses, differences=differences, load=load,
+        run_python=run_python, write_checkpoint=write_checkpoint, teacher_model=teacher_model,
+        detector=detector, draw_data=draw_data, root=ROOT)  # fmt: skip
