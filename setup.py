@@ -8,7 +8,11 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-MIM = {'configs': '**/*', 'tools': '*.py', 'model-index.yml': ''}  # what goes to .mim: which files
+MIM = {
+    'configs': '**/*',
+    'tools': '**/*.py',
+    'model-index.yml': '',
+}  # what goes to .mim: which files
 
 
 def version() -> str:

@@ -75,7 +75,9 @@ def _history_buffer_method(owner: Any, name: str) -> Any:
 
 class _SafeUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in (('builtins', 'getattr'), ('__builtin__', 'getattr')):
+        if module == '__builtin__':  # its name in pickles of protocol 2
+            module = 'builtins'
+        if (module, name) == ('builtins', 'getattr'):
             return _history_buffer_method
         if (module, name) not in SAFE_GLOBALS:
             raise UnsafeCheckpointError(

@@ -12,6 +12,7 @@ after a strict load into the plain student's config.
 
 It can be interrupted at any time: the same command goes on where it stopped.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -27,17 +28,21 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installing
+
 import numpy as np
 import torch
-from demo_report import IOU, METRICS, SCORE, Result, Tile, draw_figure, print_report, write_report
-from demo_training import PLAIN, Job, clock, plan_jobs, train
-from make_demo_data import CLASSES, Spec, make_demo_data
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner, load_checkpoint
 from rich.console import Console
+
+import mmkd_fm.registry  # noqa: F401 (its safe loader reads the checkpoints)
+from demo_report import IOU, METRICS, SCORE, Result, Tile, draw_figure, print_report, write_report
+from demo_training import PLAIN, Job, clock, plan_jobs, train
+from make_demo_data import CLASSES, Spec, make_demo_data
 
 TIMED_IMAGES = 40
 SHOWN_IMAGES = 4
@@ -68,14 +73,22 @@ def evaluate(job: Job) -> Result:
     if path.is_file():
         return Result(**json.loads(path.read_text()))
     runner = build_deployed(job)
-    scores = runner.test()
+    scores = runner.test()  # empty if nothing at all is found
     model, dataset = runner.model.eval(), runner.test_dataloader.dataset
     image = dataset[0]['inputs'][None].float().to(next(model.parameters()).device)
     cost = get_model_complexity_info(model, inputs=torch.zeros_like(image))
     result = Result(
-        kind=job.kind, seed=job.seed, parameters=cost['params'], gflops=cost['flops'] / 1e9,
-        seconds_per_image=seconds_per_image(model, dataset), curve=job.curve(),
-        scores={name: 100 * scores[f'coco/bbox_{key}'] for name, key in METRICS.items()})
+        kind=job.kind,
+        seed=job.seed,
+        parameters=cost['params'],
+        gflops=cost['flops'] / 1e9,
+        seconds_per_image=seconds_per_image(model, dataset),
+        curve=job.curve(),
+        scores={
+            name: round(100 * scores.get(f'coco/bbox_{key}', 0.0), 1)
+            for name, key in METRICS.items()
+        },
+    )
     path.write_text(json.dumps(vars(result), indent=1))
     return result
 
@@ -101,8 +114,9 @@ def true_boxes(dataset: torch.utils.data.Dataset, index: int) -> tuple[np.ndarra
     return boxes, np.array([item['bbox_label'] for item in objects], int)
 
 
-def judge(boxes: np.ndarray, labels: np.ndarray, true: np.ndarray,
-          true_labels: np.ndarray) -> tuple[list[bool], np.ndarray]:
+def judge(
+    boxes: np.ndarray, labels: np.ndarray, true: np.ndarray, true_labels: np.ndarray
+) -> tuple[list[bool], np.ndarray]:
     """Match boxes, the best scored first, with objects of their class.
 
     Returns:
@@ -125,8 +139,11 @@ def tiles(jobs: list[Job]) -> dict[str, list[Tile]]:
     for job in jobs:
         runner = build_deployed(job)
         model, dataset = runner.model.eval(), runner.test_dataloader.dataset
-        chosen = [index for index in range(len(dataset))
-                  if len(true_boxes(dataset, index)[0]) >= SHOWN_OBJECTS][:SHOWN_IMAGES]
+        chosen = [
+            index
+            for index in range(len(dataset))
+            if len(true_boxes(dataset, index)[0]) >= SHOWN_OBJECTS
+        ][:SHOWN_IMAGES]
         rows[job.kind] = []
         for index in chosen or range(1):
             data = dataset[index]
@@ -135,11 +152,20 @@ def tiles(jobs: list[Job]) -> dict[str, list[Tile]]:
             found = model.test_step(pseudo_collate([data]))[0].pred_instances.cpu()
             found = found[found.scores >= SCORE]
             boxes, labels = found.bboxes.numpy(), found.labels.numpy()
-            rows[job.kind].append(Tile(image, boxes, [CLASSES[i] for i in labels],
-                                       *judge(boxes, labels, true, true_labels)))
+            rows[job.kind].append(
+                Tile(
+                    image,
+                    boxes,
+                    [CLASSES[i] for i in labels],
+                    *judge(boxes, labels, true, true_labels),
+                )
+            )
             if job is jobs[0]:
-                rows['truth'].append(Tile(image, true, [CLASSES[i] for i in true_labels],
-                                          [True] * len(true), true[:0]))
+                rows['truth'].append(
+                    Tile(
+                        image, true, [CLASSES[i] for i in true_labels], [True] * len(true), true[:0]
+                    )
+                )
     return rows
 
 
@@ -151,8 +177,10 @@ def check_settings(work_dir: Path, settings: dict) -> None:
     """
     path = work_dir / 'settings.json'
     if path.is_file() and json.loads(path.read_text()) != settings:
-        raise ValueError(f'{work_dir}: expected runs with {settings}, got {path.read_text()}; '
-                         'use --fresh to start anew or another --work-dir.')
+        raise ValueError(
+            f'{work_dir}: expected runs with {settings}, got {path.read_text()}; '
+            'use --fresh to start anew or another --work-dir.'
+        )
     work_dir.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings))
 
@@ -167,12 +195,14 @@ def run(args: argparse.Namespace, console: Console) -> None:
     drawn = make_demo_data(args.data_dir, spec)
     console.print(f'data: {args.data_dir} {"drawn" if drawn else "is there already"}')
     os.environ['MMKD_FM_DEMO_DATA'] = f'{args.data_dir}/'
-    jobs = plan_jobs(args.work_dir, args.data_dir, args.seeds, args.epochs)
+    with quiet():
+        jobs = plan_jobs(args.work_dir, args.data_dir, args.seeds, args.epochs)
     train(jobs, console)
     with console.status('evaluating on the test images'), quiet():
         results = [evaluate(job) for job in jobs]
-    shown = [next(job for job in jobs if job.kind == kind)
-             for kind in ('teacher', 'plain', 'distilled')]
+    shown = [
+        next(job for job in jobs if job.kind == kind) for kind in ('teacher', 'plain', 'distilled')
+    ]
     student, distilled = shown[1:]
     notes = [
         f'Plain and distilled student: the same network, {spec.train} training images, '
@@ -188,29 +218,59 @@ def run(args: argparse.Namespace, console: Console) -> None:
     draw_figure(results, boxes, args.work_dir / 'figure.png')
     write_report(results, notes, args.work_dir)
     print_report(results, notes, console)
-    console.print(f'In {args.work_dir}: report.md, report.json, figure.png. This run took '
-                  f'{clock(time.time() - begun)} minutes.', highlight=False)
+    console.print(
+        f'In {args.work_dir}: report.md, report.json, figure.png. This run took '
+        f'{clock(time.time() - begun)} minutes.',
+        highlight=False,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument('--seed', dest='seeds', type=int, nargs=1, default=[0], metavar='N',
-                       help='seed of the two students (default: 0)')
-    seeds.add_argument('--seeds', type=int, nargs='+', metavar='N',
-                       help='several seeds: the students are repeated, the table shows mean and '
-                       'standard deviation')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'),
-                        help='folder for everything but the data (default: %(default)s)')
-    parser.add_argument('--data-dir', type=Path, default=Path('data/demo'),
-                        help='folder for the data set (default: %(default)s)')
-    parser.add_argument('--images', type=int, nargs=3, metavar=('TRAIN', 'VAL', 'TEST'),
-                        default=[Spec.train, Spec.val, Spec.test],
-                        help='size of the data set (default: %(default)s)')
-    parser.add_argument('--epochs', type=int,
-                        help='length of all schedules (default: as in the configs)')
+    seeds.add_argument(
+        '--seed',
+        dest='seeds',
+        type=int,
+        nargs=1,
+        default=[0],
+        metavar='N',
+        help='seed of the two students (default: 0)',
+    )
+    seeds.add_argument(
+        '--seeds',
+        type=int,
+        nargs='+',
+        metavar='N',
+        help='several seeds: the students are repeated, the table shows mean and '
+        'standard deviation',
+    )
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        default=Path('work_dirs/demo'),
+        help='folder for everything but the data (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--data-dir',
+        type=Path,
+        default=Path('data/demo'),
+        help='folder for the data set (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--images',
+        type=int,
+        nargs=3,
+        metavar=('TRAIN', 'VAL', 'TEST'),
+        default=[Spec.train, Spec.val, Spec.test],
+        help='size of the data set (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--epochs', type=int, help='length of all schedules (default: as in the configs)'
+    )
     parser.add_argument('--fresh', action='store_true', help='delete the work dir first')
     args = parser.parse_args(argv)
     args.work_dir, args.data_dir = args.work_dir.resolve(), args.data_dir.resolve()

@@ -1,4 +1,5 @@
 """The demo's trainings: what they are, running them side by side, showing how far they are."""
+
 from __future__ import annotations
 
 import json
@@ -83,9 +84,12 @@ class Job:
         return max((line['iter'] for line in self.log() if 'iter' in line), default=0)
 
     def curve(self) -> list[tuple[int, float]]:
-        """(epoch, validation AP in percent), by epoch."""
-        points = {line['step']: round(100 * line['coco/bbox_mAP'], 2) for line in self.log()
-                  if 'coco/bbox_mAP' in line}
+        """(epoch, validation AP in percent), by epoch; mmdet writes none where nothing is found."""
+        points = {
+            line['step']: round(100 * line.get('coco/bbox_mAP', 0.0), 2)
+            for line in self.log()
+            if 'epoch' not in line
+        }
         return sorted(points.items())
 
 
@@ -101,21 +105,30 @@ def plan_jobs(work_dir: Path, data_dir: Path, seeds: list[int], epochs: int | No
     coco = json.loads((data_dir / 'train.json').read_text())
     images = len({annotation['image_id'] for annotation in coco['annotations']})
 
+    configs = {config: Config.fromfile(config) for config in (TEACHER, PLAIN)}
+
     def job(kind: str, seed: int, folder: str, *options: str) -> Job:
-        cfg = Config.fromfile(TEACHER if kind == 'teacher' else PLAIN)
+        cfg = configs[TEACHER if kind == 'teacher' else PLAIN]
         length = epochs or cfg.train_cfg.max_epochs
         steps = length * math.ceil(images / cfg.train_dataloader.batch_size)
         if epochs:
-            options += (f'train_cfg.max_epochs={epochs}', 'train_cfg.val_interval=1',
-                        f'param_scheduler.1.end={epochs}', f'param_scheduler.1.T_max={epochs}')
-        return Job(kind, seed, work_dir / folder, length, steps,
-                   (f'randomness.seed={seed}', *options))
+            options += (
+                f'train_cfg.max_epochs={epochs}',
+                'train_cfg.val_interval=1',
+                f'param_scheduler.1.end={epochs}',
+                f'param_scheduler.1.T_max={epochs}',
+            )
+        return Job(
+            kind, seed, work_dir / folder, length, steps, (f'randomness.seed={seed}', *options)
+        )
 
     teacher = job('teacher', 0, 'teacher')
     known = f'model.teacher.checkpoint={teacher.checkpoint}'
-    return [teacher,
-            *(job('plain', seed, f'plain_seed{seed}') for seed in seeds),
-            *(job('distilled', seed, f'distilled_seed{seed}', known) for seed in seeds)]
+    return [
+        teacher,
+        *(job('plain', seed, f'plain_seed{seed}') for seed in seeds),
+        *(job('distilled', seed, f'distilled_seed{seed}', known) for seed in seeds),
+    ]
 
 
 def cores() -> int:
@@ -139,14 +152,21 @@ class Board:
     def __init__(self, jobs: list[Job], console: Console) -> None:
         self.console = console
         self.progress = Progress(
-            TextColumn('{task.description}'), BarColumn(24), TaskProgressColumn(),
-            TextColumn('{task.fields[note]}'), console=console, disable=not console.is_terminal)
-        self.bars = {job: self.progress.add_task(job.name, total=job.steps, note='')
-                     for job in jobs}
+            TextColumn('{task.description}'),
+            BarColumn(24),
+            TaskProgressColumn(),
+            TextColumn('{task.fields[note]}'),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.bars = {
+            job: self.progress.add_task(job.name, total=job.steps, note='') for job in jobs
+        }
         self.steps = {job: job.step() for job in jobs}
         self.at_start = self._seconds_done()
-        self.overall = self.progress.add_task('everything', note='',
-                                              total=sum(job.cost for job in jobs))
+        self.overall = self.progress.add_task(
+            'everything', note='', total=sum(job.cost for job in jobs)
+        )
         self.begun = self.spoken = time.time()
 
     def _seconds_done(self) -> float:
@@ -174,8 +194,16 @@ class Board:
 def start(job: Job, threads: int) -> subprocess.Popen:
     """Train in a process of its own; it resumes where its folder holds a checkpoint."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(ROOT / 'tools/train.py'), str(job.config), '--work-dir',
-               str(job.folder), '--resume', '--cfg-options', *job.options]
+    command = [
+        sys.executable,
+        str(ROOT / 'tools/train.py'),
+        str(job.config),
+        '--work-dir',
+        str(job.folder),
+        '--resume',
+        '--cfg-options',
+        *job.options,
+    ]
     env = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
     env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), env.get('PYTHONPATH')]))
     with open(job.folder / 'train.log', 'a') as log:
@@ -191,8 +219,10 @@ def finish(job: Job, exit_status: int) -> None:
     log = job.folder / 'train.log'
     if exit_status or not job.checkpoint.is_file():
         tail = '\n'.join(log.read_text().splitlines()[-12:])
-        raise RuntimeError(f'Training the {job.name} ended with exit status {exit_status}; '
-                           f'expected 0 and {job.checkpoint}. The end of {log}:\n{tail}')
+        raise RuntimeError(
+            f'Training the {job.name} ended with exit status {exit_status}; '
+            f'expected 0 and {job.checkpoint}. The end of {log}:\n{tail}'
+        )
     note = dict(config=job.config.name, seed=job.seed, epochs=job.epochs)
     (job.folder / 'trained.json').write_text(json.dumps(note))
 
@@ -210,7 +240,7 @@ def train(jobs: list[Job], console: Console) -> None:
             while waiting or running:
                 ready = [job for job in waiting if job.kind != 'distilled' or teacher.trained]
                 threads = max(1, cores() // max(1, min(lanes, len(ready) + len(running))))
-                for job in ready[:lanes - len(running)]:
+                for job in ready[: lanes - len(running)]:
                     waiting.remove(job)
                     running[job] = start(job, threads)
                 time.sleep(1)

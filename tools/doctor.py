@@ -15,12 +15,11 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import sys
 import sysconfig
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
+from doctor_checks import CHECKS, OK, STATUSES, Facts, Finding
 from doctor_probe import GPU_ONLY, OPS, run_probe
 from setup_mmcv import compiler_problem
 
@@ -44,10 +43,11 @@ DISTRIBUTIONS = {
     'setuptools': ('setuptools',),
     'mmkd_fm': ('mmkd_fm',),
 }
-OPTIONAL = {'torchvision', 'mmpretrain', 'transformers', 'mmkd_fm'}
+OPTIONAL = {'torchvision', 'mmpretrain', 'transformers'}
+
 
 def installed_version(names: tuple[str, ...]) -> str:
-    """The version of the first distribution that is there, with its name if it is not the usual."""
+    """The version of the first distribution that is there, '' where none is."""
     for name in names:
         try:
             return importlib.metadata.version(name)
@@ -66,12 +66,15 @@ def collect() -> Facts:
             found['ops'][message['op'], message['device']] = message['error']
         elif 'fact' in message:
             found[message['fact']] = message['value']
+    source_tree = found.pop('mmkd_fm', '')
+    versions = {name: installed_version(names) for name, names in DISTRIBUTIONS.items()}
+    versions['mmkd_fm'] = versions['mmkd_fm'] or source_tree
     return Facts(
         python=sys.version_info[:2],
-        versions={name: installed_version(names) for name, names in DISTRIBUTIONS.items()},
+        versions=versions,
         environ=dict(os.environ),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
-        compiler=compiler_problem(platform.python_version(), sysconfig.get_path('include')),
+        compiler=compiler_problem('{}.{}'.format(*sys.version_info), sysconfig.get_path('include')),
         **found,
     )
 
@@ -86,6 +89,8 @@ def version_rows(facts: Facts) -> list[tuple[str, str]]:
     """Package and version, with the GPU."""
     rows = [('python', platform.python_version())]
     for name, version in facts.versions.items():
+        if name == 'torch':
+            version = facts.torch_build or version
         rows.append((name, version or ('none (optional)' if name in OPTIONAL else 'none')))
     cuda = facts.torch_cuda or 'none (CPU build)'
     rows.append(('CUDA of torch', cuda if facts.torch_build else 'unknown'))

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from setup_env import NEWEST_PYTHON, OLDEST_PYTHON, Plan, default_torch, dotted, torchvision_for
+from setup_mmcv import MMCV
 
 PIP = f'{sys.executable} -m pip'
 BUILD_MMCV = (
     f"{PIP} install 'setuptools<81' wheel ninja psutil && "
     f'{PIP} uninstall -y mmcv mmcv-lite mmcv-full && '
     f'MMCV_WITH_OPS=1 {PIP} install --no-build-isolation --no-deps --no-cache-dir '
-    '--no-binary mmcv mmcv==2.1.0'
+    f'--no-binary mmcv mmcv=={MMCV}'
 )
 
-# name -> at least, below, the version to install
+# name -> at least, below, remedy
 WINDOWS = {
     'mmcv': ((2, 0, 0), (2, 2, 0), BUILD_MMCV),
-    'mmengine': ((0, 10, 4), (1, 0, 0), f"{PIP} install 'mmengine>=0.10.4,<1'"),
+    'mmengine': ((0, 10, 4), (1, 0, 0), f"{PIP} install 'mmengine>=0.10.7,<1'"),
     'mmdet': ((3, 3, 0), (4, 0, 0), f"{PIP} install 'mmdet>=3.3,<4'"),
 }
 
@@ -29,7 +33,7 @@ class Facts:
 
     Attributes:
         python: Version, such as (3, 11).
-        versions: Name in DISTRIBUTIONS -> version, '' where it is not installed.
+        versions: Name in doctor.DISTRIBUTIONS -> version, '' where it is not installed.
         environ: The environment variables.
         imports: Module -> '' if it imports, else the error. Not there: it could not be tried.
         ops: (operator, device) -> '' if it works, else the error.
@@ -78,24 +82,21 @@ STATUSES = ('broken', 'warning', 'note')  # the worst first
 
 
 def python_version(facts: Facts) -> Finding:
-    """Python 3.9 to 3.12."""
-    if (3, 9) <= facts.python <= (3, 12):
+    """The versions of Python that this project is tested with."""
+    if OLDEST_PYTHON <= facts.python <= NEWEST_PYTHON:
         return OK
-    got = '.'.join(map(str, facts.python))
-    return Finding('warning', f'tested with Python 3.9 to 3.12, got {got}', 'use Python 3.11')
+    tested = f'Python {dotted(OLDEST_PYTHON)} to {dotted(NEWEST_PYTHON)}'
+    return Finding('warning', f'tested with {tested}, got {dotted(facts.python)}', f'use {tested}')
 
 
 def torch_works(facts: Facts) -> Finding:
     """Torch is there and imports."""
-    if facts.python < (3, 12):
-        what = "torch==2.1.2 torchvision==0.16.2 'numpy<2' 'opencv-python<4.12'"
-    else:
-        what = 'torch==2.13.0'
-    remedy = f'{PIP} install {what}'
-    if not facts.versions['torch']:
-        return Finding('broken', 'torch is not installed', remedy)
+    plan = Plan(default_torch(facts.python), facts.python)
+    remedy = f'{PIP} install {shlex.join(plan.torch_set)}'
     if facts.imports.get('torch'):
         return Finding('broken', f'torch does not import: {facts.imports["torch"]}', remedy)
+    if not facts.versions['torch']:
+        return Finding('broken', 'torch is not installed', remedy)
     return OK
 
 
@@ -105,9 +106,8 @@ def numpy_matches(facts: Facts) -> Finding:
         'numpy.dtype size changed|compiled using NumPy 1|_ARRAY_API|numpy.core.multiarray'
     )
     victims = [name for name, error in facts.imports.items() if re.search(numpy_1_error, error)]
-    if facts.release('numpy') >= (2,) and facts.versions['torch']:
-        if facts.release('torch') < (2, 3):
-            victims.append(f'torch {facts.versions["torch"]}')
+    if facts.release('numpy') >= (2,) and () < facts.release('torch') < (2, 3):
+        victims.append(f'torch {facts.versions["torch"]}')
     if not victims:
         return OK
     text = f'numpy {facts.versions["numpy"]} with what is built for another: {", ".join(victims)}'
@@ -119,7 +119,7 @@ def version_window(name: str):
     lowest, bound, remedy = WINDOWS[name]
 
     def check(facts: Facts) -> Finding:
-        expected = f'{name} >={".".join(map(str, lowest))},<{".".join(map(str, bound))}'
+        expected = f'{name} >={dotted(lowest)},<{dotted(bound)}'
         if not facts.versions[name]:
             return Finding('broken', f'expected {expected}, it is not installed', remedy)
         if not lowest <= facts.release(name) < bound:
@@ -143,7 +143,7 @@ def mmcv_operators(facts: Facts) -> Finding:
         text = f'mmcv was built against another torch than {facts.torch_build}: {error}'
     else:
         text = f'mmcv does not work: {error or "; ".join(wrong)}'
-    return Finding('broken', text, BUILD_MMCV)
+    return Finding('broken', text, remedy_for(error, BUILD_MMCV))
 
 
 def mmcv_on_gpu(facts: Facts) -> Finding:
@@ -172,48 +172,60 @@ def setuptools_version(facts: Facts) -> Finding:
     )
 
 
-def imports(module: str, distribution: str, status: str, remedy: str):
-    """Makes the check that a module imports.
+def remedy_for(error: str | None, otherwise: str) -> str:
+    """What to do about an import error: install the module it names, if it names one."""
+    absent = re.search(r"No module named '(\w+)'", error or '')
+    return f'{PIP} install {absent.group(1)}' if absent else otherwise
+
+
+def imports(module: str, status: str, remedy: str):
+    """Makes the check that a module imports, if it is there at all.
 
     Args:
         module: A name in doctor_probe.MODULES.
-        distribution: A name in DISTRIBUTIONS.
         status: How bad it is if it does not.
         remedy: What to do then.
     """
 
     def check(facts: Facts) -> Finding:
         error = facts.imports.get(module)
-        if error:
-            return Finding(status, f'{module} does not import: {error}', remedy)
-        if not facts.versions[distribution] and distribution not in OPTIONAL:
-            return Finding(status, f'{distribution} is not installed', remedy)
-        return OK
+        if not error:
+            return OK
+        return Finding(status, f'{module} does not import: {error}', remedy_for(error, remedy))
 
     check.__name__ = f'import_{module}'
     return check
 
 
+def installed(name: str, remedy: str):
+    """Makes the check that something with no version window is there."""
+
+    def check(facts: Facts) -> Finding:
+        if facts.versions[name]:
+            return OK
+        return Finding('broken', f'{name} is not installed', f'{PIP} install {remedy}')
+
+    check.__name__ = f'{name}_installed'
+    return check
+
+
 def torchvision_for_mmpretrain(facts: Facts) -> Finding:
-    """Mmpretrain imports torchvision without saying so; torchvision belongs to one torch."""
-    torch = facts.release('torch')
-    if len(torch) < 2:
-        return OK
-    expected = f'0.{torch[1] + 15}' if torch[0] == 2 else ''
+    """Mmpretrain imports torchvision without declaring it; each belongs to one torch."""
     got = facts.versions['torchvision']
-    remedy = f"{PIP} install --no-deps 'torchvision=={expected}.*'"
-    if facts.versions['mmpretrain'] and not got:
-        text = 'mmpretrain does not import without torchvision, which is not installed'
-        return Finding('warning', text, remedy)
-    if got and expected and not got.startswith(f'{expected}.'):
-        text = f'torch {facts.versions["torch"]} needs torchvision {expected}, got {got}'
-        return Finding('warning', text, remedy)
-    return OK
+    if facts.release('torch') < (2, 0) or not (got or facts.versions['mmpretrain']):
+        return OK
+    expected = torchvision_for(facts.versions['torch'])
+    if got and facts.release('torchvision')[:2] == tuple(map(int, expected.split('.')[:2])):
+        return OK
+    text = f'torch {facts.versions["torch"]} and mmpretrain need torchvision {expected}'
+    remedy = f'{PIP} install --no-deps torchvision=={expected} pillow'
+    return Finding('warning', f'{text}, got {got or "none"}', remedy)
 
 
 def transformers_version(facts: Facts) -> Finding:
     """With transformers there, mmpretrain loads models that need an old one."""
-    if not facts.versions['mmpretrain'] or facts.release('transformers') < (4, 56):
+    works = facts.imports.get('mmpretrain.models') == ''
+    if works or not facts.versions['mmpretrain'] or facts.release('transformers') < (4, 56):
         return OK
     got = facts.versions['transformers']
     text = f'mmpretrain does not import with transformers 4.56 or newer, got {got}'
@@ -260,9 +272,7 @@ def cpu_threads(facts: Facts) -> Finding:
     got = facts.environ.get('OMP_NUM_THREADS')
     if got and got != '1':
         return OK
-    text = (
-        'OMP_NUM_THREADS is 1' if got else 'OMP_NUM_THREADS is not set, OpenMMLab may set it to 1'
-    )
+    text = 'OMP_NUM_THREADS is 1' if got else 'OMP_NUM_THREADS is unset, OpenMMLab may set it to 1'
     text += f': training on the CPU then uses one of {facts.cores} cores'
     return Finding('note', text, f'export OMP_NUM_THREADS={facts.cores}')
 
@@ -274,9 +284,10 @@ def compiler(facts: Facts) -> Finding:
     works = facts.imports.get('mmcv.ops') == ''
     what, _, remedy = facts.compiler.partition('\n')
     text = what + (' It is not needed now: mmcv is built.' if works else '')
-    return Finding('note' if works else 'broken', text, ' '.join(remedy.split()))
+    return Finding('note' if works else 'warning', text, ' '.join(remedy.split()))
 
 
+MEND_FIRST = 'mend the points above first'
 CHECKS = (
     python_version,
     torch_works,
@@ -285,42 +296,22 @@ CHECKS = (
     version_window('mmcv'),
     version_window('mmengine'),
     version_window('mmdet'),
-    imports(
-        'cv2',
-        'opencv',
-        'broken',
-        f'{PIP} uninstall -y opencv-python && {PIP} install opencv-python-headless'
-        '   (where libGL is missing, else install opencv-python again)',
-    ),
-    imports(
-        'pycocotools.mask',
-        'pycocotools',
-        'broken',
-        f'{PIP} install --force-reinstall --no-deps pycocotools',
-    ),
+    installed('opencv', "'opencv-python<4.12'   (with numpy 2: opencv-python)"),
+    installed('pycocotools', 'pycocotools'),
+    imports('cv2', 'broken', 'apt install libgl1 libglib2.0-0   (or opencv-python-headless)'),
+    imports('pycocotools.mask', 'broken', f'{PIP} install --force-reinstall --no-deps pycocotools'),
+    imports('mmengine', 'broken', WINDOWS['mmengine'][2]),
     mmcv_operators,
     mmcv_on_gpu,
     compiler,
-    imports('mmengine', 'mmengine', 'broken', WINDOWS['mmengine'][2]),
-    imports(
-        'mmdet.models',
-        'mmdet',
-        'broken',
-        f"{PIP} install --force-reinstall --no-deps 'mmdet>=3.3,<4'   (after the points above)",
-    ),
-    imports('mmkd_fm', 'mmkd_fm', 'broken', 'mend the points above first'),
+    imports('mmdet.models', 'broken', MEND_FIRST),
+    imports('mmkd_fm', 'broken', MEND_FIRST),
     adafactor,
     weights_only,
     weights_only_switch,
     torchvision_for_mmpretrain,
     transformers_version,
-    imports(
-        'mmpretrain.models',
-        'mmpretrain',
-        'warning',
-        f'{PIP} uninstall -y mmpretrain   (detection does not need it; else mend the points above)',
-    ),
+    imports('torchvision', 'warning', MEND_FIRST),
+    imports('mmpretrain.models', 'warning', f'{PIP} uninstall mmpretrain   (not for detection)'),
     cpu_threads,
 )
-
-

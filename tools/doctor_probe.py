@@ -151,6 +151,8 @@ def main() -> None:
         probe_torch()
     if 'mmcv.ops' in works:
         probe_ops()
+    if 'mmkd_fm' in works:
+        say(fact='mmkd_fm', value=sys.modules['mmkd_fm'].__version__)
 
 
 if __name__ == '__main__':

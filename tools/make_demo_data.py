@@ -2,7 +2,7 @@
 
     python tools/make_demo_data.py data/demo
 
-Six classes that differ only in shape (colour, texture, size and angle are
+Six classes that differ only in shape (colour, texture and size are
 random), among lines, blobs and other distractors, partly hidden, lit unevenly,
 blurred and noisy. A box is the extent of what is visible; an object of which
 less than `MIN_VISIBLE` can be seen is drawn but not labelled.
@@ -11,6 +11,7 @@ Every image has its own generator, seeded by (seed, split, index): the same
 arguments give the same bytes, and the first images of a longer data set are
 those of a shorter one.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -27,6 +28,7 @@ CLASSES = ('circle', 'ring', 'square', 'triangle', 'star', 'cross')
 MIN_VISIBLE = 0.45  # visible share of an object's area below which it is not labelled
 MIN_SIDE = 8  # visible box side in pixels below which it is not labelled
 SMALL, LARGE = (0.12, 0.45), (0.65, 0.90)  # object diameters as shares of the image side
+MAX_TURN = 30  # degrees by which a shape is turned either way
 OVERSAMPLING = 4  # masks are drawn this much larger, then averaged: soft edges
 
 
@@ -42,7 +44,7 @@ class Spec:
         seed: Seed of all images.
     """
 
-    train: int = 320
+    train: int = 480
     val: int = 120
     test: int = 240
     size: int = 160
@@ -51,11 +53,15 @@ class Spec:
     def __post_init__(self) -> None:
         for split in ('train', 'val', 'test'):
             if getattr(self, split) < 1:
-                raise ValueError(f'--{split}: expected at least 1 image, got '
-                                 f'{getattr(self, split)}; every split is needed.')
+                raise ValueError(
+                    f'--{split}: expected at least 1 image, got '
+                    f'{getattr(self, split)}; every split is needed.'
+                )
         if not 64 <= self.size <= 1024:
-            raise ValueError(f'--size: expected 64 to 1024 pixels, got {self.size}; below 64 the '
-                             'shapes cannot be told apart.')
+            raise ValueError(
+                f'--size: expected 64 to 1024 pixels, got {self.size}; below 64 the '
+                'shapes cannot be told apart.'
+            )
         if self.seed < 0:
             raise ValueError(f'--seed: expected a non-negative integer, got {self.seed}.')
 
@@ -91,7 +97,7 @@ class Scene:
         side = mask.shape[0]
         x0, y0 = np.clip(corner, 0, self.size)
         x1, y1 = np.clip(corner + side, 0, self.size)
-        inside = np.s_[y0 - corner[1]:y1 - corner[1], x0 - corner[0]:x1 - corner[0]]
+        inside = np.s_[y0 - corner[1] : y1 - corner[1], x0 - corner[0] : x1 - corner[0]]
         window = np.s_[y0:y1, x0:x1]
         alpha = mask[inside][..., None]
         self.pixels[window] = (1 - alpha) * self.pixels[window] + alpha * texture[inside]
@@ -135,20 +141,22 @@ def outline(name: str) -> np.ndarray:
         turn = np.array([[0, 1], [-1, 0]])
         return np.concatenate([quarter @ np.linalg.matrix_power(turn, -k) for k in range(4)])
     corners = {'circle': 48, 'ring': 48, 'square': 4, 'triangle': 3, 'star': 10}[name]
-    angle = 2 * np.pi * np.arange(corners) / corners
+    angle = 2 * np.pi * (np.arange(corners) / corners - 0.25)  # the first corner on top
+    if name == 'square':
+        angle += np.pi / 4
     radius = np.where(np.arange(corners) % 2, 0.45, 1.0) if name == 'star' else np.ones(corners)
     return radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def shape_mask(rng: np.random.Generator, name: str, diameter: float) -> np.ndarray:
-    """Opacity of a randomly turned and slightly sheared shape, shape (side, side)."""
+    """Opacity of a slightly turned and sheared shape, shape (side, side)."""
     side = int(np.ceil(diameter * 1.3)) + 2
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = np.radians(rng.uniform(-MAX_TURN, MAX_TURN))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shear = np.eye(2) + rng.uniform(-0.1, 0.1, (2, 2))
     points = outline(name) @ turn @ shear * diameter / 2
     canvas = np.zeros((side * OVERSAMPLING,) * 2, np.uint8)
-    for scale, value in ((1.0, 255), (rng.uniform(0.45, 0.65), 0))[:2 if name == 'ring' else 1]:
+    for scale, value in ((1.0, 255), (rng.uniform(0.45, 0.65), 0))[: 2 if name == 'ring' else 1]:
         corners = (points * scale + side / 2) * OVERSAMPLING
         cv2.fillPoly(canvas, [np.round(corners).astype(np.int32)], value)
     mask = cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA)
@@ -170,8 +178,9 @@ def distractor_mask(rng: np.random.Generator, diameter: float) -> np.ndarray:
         sweep = float(rng.uniform(70, 220))
         cv2.ellipse(canvas, centre, (int(long * 0.8),) * 2, angle, 0, sweep, 255, max(thin // 2, 2))
     elif kind == 2:
-        cv2.ellipse(canvas, centre, (long, int(long * rng.uniform(0.3, 0.55))), angle, 0, 360, 255,
-                    -1)
+        cv2.ellipse(
+            canvas, centre, (long, int(long * rng.uniform(0.3, 0.55))), angle, 0, 360, 255, -1
+        )
     else:
         turns = np.sort(rng.uniform(0, 2 * np.pi, int(rng.integers(6, 10))))
         reach = long * rng.uniform(0.35, 1.0, turns.size)
@@ -229,7 +238,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
 
 def photograph(rng: np.random.Generator, scene: Scene) -> np.ndarray:
     """Light the scene unevenly, blur it, add noise; uint8, shape (size, size, 3)."""
-    y, x = np.mgrid[:scene.size, :scene.size].astype(np.float32) / scene.size - 0.5
+    y, x = np.mgrid[: scene.size, : scene.size].astype(np.float32) / scene.size - 0.5
     slope = rng.uniform(-0.5, 0.5, 2)
     light = rng.uniform(0.75, 1.15) + slope[0] * x + slope[1] * y
     pixels = cv2.GaussianBlur(scene.pixels * light[..., None], (0, 0), rng.uniform(0.3, 0.9))
@@ -258,9 +267,16 @@ def write_split(out: Path, split: str, count: int, spec: Spec) -> None:
         cv2.imwrite(str(out / 'images' / name), photograph(rng, scene))
         images.append(dict(id=index, file_name=name, width=spec.size, height=spec.size))
         for label, box in visible_boxes(scene):
-            annotations.append(dict(
-                id=len(annotations) + 1, image_id=index, category_id=label + 1, bbox=box,
-                area=box[2] * box[3], iscrowd=0))
+            annotations.append(
+                dict(
+                    id=len(annotations) + 1,
+                    image_id=index,
+                    category_id=label + 1,
+                    bbox=box,
+                    area=box[2] * box[3],
+                    iscrowd=0,
+                )
+            )
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
     coco = dict(images=images, annotations=annotations, categories=categories)
     (out / f'{split}.json').write_text(json.dumps(coco))
@@ -294,8 +310,10 @@ def make_demo_data(out: Path, spec: Spec) -> bool:
     if out.exists() and not out.is_dir():
         raise ValueError(f'{out}: expected a folder, got a file; name another folder.')
     if out.exists() and any(out.iterdir()) and not (out / 'manifest.json').is_file():
-        raise ValueError(f'{out}: expected an empty folder or one of this tool (with a '
-                         'manifest.json), got other files; name another folder.')
+        raise ValueError(
+            f'{out}: expected an empty folder or one of this tool (with a '
+            'manifest.json), got other files; name another folder.'
+        )
     shutil.rmtree(out / 'images', ignore_errors=True)
     (out / 'images').mkdir(parents=True)
     (out / 'manifest.json').write_text(json.dumps(dict(manifest, complete=False)))
@@ -308,13 +326,22 @@ def make_demo_data(out: Path, spec: Spec) -> bool:
 def main(argv: list[str] | None = None) -> None:
     """Read the command line and draw."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('out', type=Path, help='folder to write')
-    for field, meaning in (('train', 'training images'), ('val', 'validation images'),
-                           ('test', 'test images'), ('size', 'image side in pixels'),
-                           ('seed', 'seed of all images')):
-        parser.add_argument(f'--{field}', type=int, default=getattr(Spec, field),
-                            help=f'{meaning} (default: %(default)s)')
+    for field, meaning in (
+        ('train', 'training images'),
+        ('val', 'validation images'),
+        ('test', 'test images'),
+        ('size', 'image side in pixels'),
+        ('seed', 'seed of all images'),
+    ):
+        parser.add_argument(
+            f'--{field}',
+            type=int,
+            default=getattr(Spec, field),
+            help=f'{meaning} (default: %(default)s)',
+        )
     args = parser.parse_args(argv)
     try:
         spec = Spec(args.train, args.val, args.test, args.size, args.seed)

@@ -1,5 +1,6 @@
 """Runs the tools that are installed with mmdet, and explains the errors that users meet."""
 
+import argparse
 import json
 import os
 import os.path as osp
@@ -15,66 +16,61 @@ ROOT = Path(__file__).resolve().parents[1]
 def run(name: str) -> None:
     """Run mmdet's tool of that name with the arguments of this process.
 
-    Bad input ends with one clear message and exit status 1; other errors pass through unchanged.
+    What mmdet would only answer with a KeyError deep inside ends with one clear message.
     """
     sys.path[0:1] = [str(ROOT)]  # a clone works without being installed
     import mmdet
 
-    import mmkd_fm.registry  # noqa: F401 (also plain configs are then read by the safe loader)
+    import mmkd_fm.registry  # noqa: F401 (plain configs too are then read by the safe loader)
 
     script = Path(mmdet.__file__).parent / '.mim' / 'tools' / name
     if not script.is_file():
         sys.exit(f'{script} is missing; install mmdet as a wheel: pip install "mmdet>=3.3,<4"')
-    _check_config_argument()
-    _check_work_dir(_argument('--work-dir'))
+    arguments = _arguments()
+    if arguments.config is not None:
+        _check_paths(arguments)
     try:
         runpy.run_path(str(script), run_name='__main__')
-    except (KeyError, AssertionError, TypeError, AttributeError, ValueError, OSError) as error:
-        for problem in _annotation_problems():
+    except (KeyError, AssertionError, TypeError, AttributeError, ValueError, OSError):
+        for problem in _annotation_problems(arguments):
             sys.exit(f'error: {problem}')
-        if isinstance(error, (ValueError, OSError)):
-            if os.environ.get('MMKD_FM_TRACEBACK'):
-                raise
-            sys.exit(f'error: {error}\n(set MMKD_FM_TRACEBACK=1 for the traceback)')
         raise
 
 
-def _argument(name: str) -> Optional[str]:
-    for i, argument in enumerate(sys.argv):
-        if argument.startswith(f'{name}='):
-            return argument.split('=', 1)[1]
-        if argument == name and i + 1 < len(sys.argv):
-            return sys.argv[i + 1]
-    return None
+def _arguments() -> argparse.Namespace:
+    """Those of mmdet's arguments that are looked at here."""
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('config', nargs='?')
+    parser.add_argument('--work-dir', default='work_dirs')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    return parser.parse_known_args()[0]
 
 
-def _check_config_argument() -> None:
-    if len(sys.argv) > 1 and not sys.argv[1].startswith('-') and not osp.isfile(sys.argv[1]):
+def _check_paths(arguments: argparse.Namespace) -> None:
+    """Stop before the models are built if there is no config, or nothing can be saved."""
+    if not osp.isfile(arguments.config):
         sys.exit(
-            f'error: there is no config file {sys.argv[1]!r}; see configs/, or run '
+            f'error: there is no config file {arguments.config!r}; see configs/, or run '
             f'`mim download mmdet --config NAME --dest .` for one of mmdet'
         )
-
-
-def _check_work_dir(work_dir: Optional[str]) -> None:
-    """Stop before the models are built if nothing can be saved."""
+    remedy = 'choose another --work-dir'
     try:
-        os.makedirs(work_dir or 'work_dirs', exist_ok=True)
-        writable = os.access(work_dir or 'work_dirs', os.W_OK)
+        os.makedirs(arguments.work_dir, exist_ok=True)
     except OSError as error:
-        sys.exit(f'error: the work directory can not be made: {error}; choose another --work-dir')
-    if not writable:
-        sys.exit(
-            f'error: the work directory {work_dir!r} is not writable; choose another --work-dir'
-        )
+        sys.exit(f'error: the work directory can not be made ({error}); {remedy}')
+    if not os.access(arguments.work_dir, os.W_OK):
+        sys.exit(f'error: the work directory {arguments.work_dir!r} is not writable; {remedy}')
 
 
-def _annotation_problems() -> Iterator[str]:
+def _annotation_problems(arguments: argparse.Namespace) -> Iterator[str]:
     """What is wrong with the COCO annotation files of the config, looked at after a failure."""
     from mmengine.config import Config
 
     try:
-        cfg = Config.fromfile(sys.argv[1])
+        cfg = Config.fromfile(arguments.config)
+        cfg.merge_from_dict(arguments.cfg_options)
     except Exception:  # the config itself fails, which its own error says best
         return
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -83,8 +79,7 @@ def _annotation_problems() -> Iterator[str]:
             dataset = dataset['dataset']
         if 'Coco' not in str(dataset.get('type')) or not dataset.get('ann_file'):
             continue
-        path = osp.join(dataset.get('data_root') or '', dataset['ann_file'])
-        problem = _coco_problem(path)
+        problem = _coco_problem(osp.join(dataset.get('data_root') or '', dataset['ann_file']))
         if problem:
             yield f'{loader}.dataset: {problem}'
 

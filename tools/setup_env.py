@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 9), (3, 12)
 DEFAULT_TORCH = '2.1.2'  # the newest line for which OpenMMLab publishes mmcv 2.1.0
 NEWEST_TORCH = '2.13.0'  # the newest on which mmcv 2.1.0 was seen to build
-BUILD_TOOLS = ('pip>=23.1', 'setuptools<81', 'wheel', 'ninja', 'psutil')
+BUILD_TOOLS = ('pip>=23.1', 'setuptools>=64,<81', 'wheel', 'ninja', 'psutil')
 MM_SET = ('mmengine==0.10.7', 'mmdet==3.3.0', 'pycocotools')
 MMPRETRAIN = 'mmpretrain==1.2.0'
 
@@ -67,6 +67,12 @@ def python_problem(python: tuple[int, int]) -> str:
 def default_torch(python: tuple[int, int]) -> str:
     """The torch of the default set: 2.1.2 has no wheels for Python 3.12."""
     return DEFAULT_TORCH if python < (3, 12) else NEWEST_TORCH
+
+
+def torchvision_for(torch: str) -> str:
+    """The torchvision for a torch, 0.N.P for 2.(N-15).P: '2.1.2' -> '0.16.2'."""
+    _, minor, patch = version_tuple(torch)
+    return f'0.{minor + 15}.{patch}'
 
 
 @dataclass(frozen=True)
@@ -108,9 +114,8 @@ class Plan:
 
     @property
     def torchvision(self) -> str:
-        """The torchvision for this torch: 0.N.P belongs to 2.(N-15).P."""
-        _, minor, patch = version_tuple(self.torch)
-        return f'torchvision==0.{minor + 15}.{patch}'
+        """The torchvision for this torch."""
+        return f'torchvision=={torchvision_for(self.torch)}'
 
     @property
     def constraints(self) -> tuple[str, ...]:
@@ -186,16 +191,16 @@ def install_torchvision(plan: Plan, pip: list[str], log: Path) -> tuple[str, ...
         'torchvision.ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)'
     )
     try:
-        if ask(python, works).returncode == 0:
+        run_step([*pip, plan.torchvision], log)
+        answer = ask(python, works)
+        if answer.returncode == 0:
             return (MMPRETRAIN,)
-        run_step([*pip, '--no-deps', plan.torchvision, 'pillow'], log)
-        if ask(python, works).returncode == 0:
-            return (MMPRETRAIN,)
+        reason = answer.stderr.strip().splitlines()[-1]
         run_step([str(python), '-m', 'pip', 'uninstall', '-y', 'torchvision'], log)
-    except SetupError:
-        pass  # none to be had
-    print('    skipped, none works with this build of torch; so mmpretrain is left out too.')
-    print('    Detection needs neither.', flush=True)
+    except SetupError as error:
+        reason = str(error).splitlines()[-2].strip(' |')
+    print(f'    skipped, it does not fit this torch: {reason}')
+    print(f'    So {MMPRETRAIN} is left out too. Detection needs neither.', flush=True)
     return ()
 
 
@@ -250,8 +255,8 @@ def describe(plan: Plan, venv: Path) -> str:
             f'environment   {venv} ({state})',
             f'build tools   {" ".join(BUILD_TOOLS)}',
             f'torch         {" ".join(plan.torch_set)}',
-            f'classification {plan.torchvision} {MMPRETRAIN}, left out where torchvision fails',
-            f'detection     {" ".join(MM_SET)}',
+            f'torchvision   {plan.torchvision} {MMPRETRAIN}, left out where they do not fit',
+            f'OpenMMLab     {" ".join(MM_SET)}',
             f'mmcv          {MMCV}: kept wheel, {prebuilt}source build',
             f'kept wheels   {" ".join(kept) or f"none in {wheel_folder(key)}"}',
             f'project       {ROOT}[dev], editable',
@@ -278,7 +283,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the steps; returns the exit code."""
     args = parse_args(argv)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # end the running step, as Ctrl-C does
+        if signal.getsignal(number) != signal.SIG_IGN:  # which nohup asks for
+            signal.signal(number, signal.default_int_handler)  # ends the step, as Ctrl-C does
     start = time.monotonic()
     python = sys.version_info[:2]
     try:

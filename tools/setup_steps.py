@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -69,8 +70,11 @@ def run_step(command: list[str], log: Path, env: dict[str, str] | None = None) -
                     state = progress(read_from(log, offset), elapsed)
                     print(f'    {clock(elapsed)}  {state}', flush=True)
         except BaseException:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+            os.killpg(process.pid, signal.SIGINT)  # pip then removes its temporary folders
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=10)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # whoever is left
             raise
     if process.returncode != 0:
         lines = read_from(log, offset).splitlines()[-20:]

@@ -23,7 +23,7 @@ fmkt = dict(
     loss_weight=2.0,
     theta_weight=2.0,
 )
-wttm = dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0, gamma=0.7, loss_weight=1.0)
+wttm = dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0, gamma=0.7, loss_weight=0.25)
 
 # Baselines.
 pkd = dict(type='mmkd_fm.PKDLoss', tap='neck', levels=[0, 1, 2, 3], loss_weight=4.0)

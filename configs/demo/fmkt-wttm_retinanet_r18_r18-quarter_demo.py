@@ -8,7 +8,7 @@ model = dict(
     student={{_base_.model}},
     teacher=dict(
         config='{{fileDirname}}/retinanet_r18_demo.py',
-        checkpoint='work_dirs/demo/teacher/epoch_30.pth',
+        checkpoint='work_dirs/demo/teacher/epoch_18.pth',
     ),
     losses=dict(fmkt={{_base_.fmkt}}, wttm={{_base_.wttm}}),
 )

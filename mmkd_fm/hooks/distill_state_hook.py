@@ -1,11 +1,13 @@
 """Keep what an exact resume needs besides the plain student's checkpoint."""
 
 import logging
+from functools import partial
 from typing import Any, Optional
 
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.runner import IterBasedTrainLoop
 
 from mmkd_fm.generators import generator_state, set_generator_state
 from mmkd_fm.models.distiller import Distiller
@@ -58,7 +60,8 @@ class DistillStateHook(Hook):
             )
         model.distill_losses.load_state_dict(state['extras'])
         for name, averaged in _averaged(runner).items():
-            averaged.distill_losses.load_state_dict(state['averaged_extras'][name])
+            if name in state['averaged_extras']:  # else EMAHook starts anew, and says so
+                averaged.distill_losses.load_state_dict(state['averaged_extras'][name])
 
     def before_train(self, runner) -> None:
         """Restore the generators, last of all that a resume does."""
@@ -70,6 +73,7 @@ class DistillStateHook(Hook):
             runner.logger.log(
                 logging.WARNING, f'resume is not equal to the uninterrupted run: {reason}'
             )
+        _set_seeds(runner, self._loaded['sampler_seed'])
         if len(self._loaded['generators']) == get_world_size():
             set_generator_state(self._loaded['generators'][get_rank()])
         self._loaded = None
@@ -96,6 +100,8 @@ class DistillStateHook(Hook):
                 for name, averaged in _averaged(runner).items()
             },
             generators=self._generators or [generator_state()],
+            processes=get_world_size(),
+            sampler_seed=getattr(_sampler(runner), 'seed', None),
             teacher=self._fingerprint,
         )
 
@@ -137,21 +143,39 @@ def _check_keys(model: Distiller, checkpoint: dict) -> None:
         )
 
 
+def _sampler(runner) -> Any:
+    loader = runner.train_dataloader
+    return getattr(loader.batch_sampler, 'sampler', loader.sampler)
+
+
+def _set_seeds(runner, sampler_seed: Optional[int]) -> None:
+    """Seed sampler and workers as in the resumed run: without a seed in the config they differ."""
+    if sampler_seed is not None:
+        _sampler(runner).seed = sampler_seed
+    worker_init_fn = runner.train_dataloader.worker_init_fn
+    if isinstance(worker_init_fn, partial) and 'seed' in worker_init_fn.keywords:
+        worker_init_fn.keywords['seed'] = runner.seed
+
+
 def _inexact(runner, state: dict) -> list:
     """Why this resume can not be bit-equal."""
     reasons = []
-    if len(state['generators']) != get_world_size():
-        reasons.append(
-            f'the checkpoint is of {len(state["generators"])} processes, this run has '
-            f'{get_world_size()}'
-        )
     loader = runner.train_dataloader
     if getattr(loader, 'persistent_workers', False):
         reasons.append(
             'persistent_workers=True, whose augmentations continue from epoch to epoch; set '
             'train_dataloader.persistent_workers=False where that matters'
         )
-    if runner.iter % len(loader):
+    if state['processes'] != get_world_size():
+        reasons.append(
+            f'the checkpoint is of {state["processes"]} processes, this run has {get_world_size()}'
+        )
+    elif isinstance(runner.train_loop, IterBasedTrainLoop):
+        reasons.append(
+            'IterBasedTrainLoop augments the data that it skips anew; train with '
+            'EpochBasedTrainLoop where that matters'
+        )
+    elif runner.iter % len(loader):
         reasons.append(
             'the checkpoint is not of an epoch boundary, and data loaders restart their epoch'
         )

@@ -259,8 +259,12 @@ def _measure(model: nn.Module, taps: dict[str, Tap], owner: str) -> dict[str, Ta
     model.eval()
     image = torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
     paths = {tap.path for tap in taps.values()}
-    with torch.no_grad(), record(model, paths, stop_early=True) as records:
-        model(image, mode='tensor')
+    with torch.no_grad(), record(model, paths) as records:
+        try:
+            model(image, mode='tensor')  # to its end, so that a module called twice is seen
+        except Exception:  # heads of two-stage models need proposals; the taps have fired by then
+            if not all(records.values()):
+                raise
     for module, mode in training.items():
         module.training = mode
     return {

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -46,6 +47,13 @@ def draw_data(folder):
     return folder
 
 
+def sparse(folder, boxes):
+    """Write sparse.json: train.json with so many of its boxes only."""
+    content = json.loads((folder / 'train.json').read_text())
+    content['annotations'] = content['annotations'][:boxes]
+    (folder / 'sparse.json').write_text(json.dumps(content))
+
+
 @pytest.fixture(scope='session')
 def data(tmp_path_factory):
     return draw_data(tmp_path_factory.mktemp('coco') / 'data')
@@ -60,11 +68,12 @@ def detector(kind, width=8, fpn=16, num_classes=3):
         init_cfg=None)  # fmt: skip
     if kind == 'gfl':
         model.bbox_head.norm_cfg = dict(type='GN', num_groups=4)
+    model.neck.update(in_channels=[width, 2 * width, 4 * width, 8 * width], out_channels=fpn)
     if kind == 'gfl' and fpn == 16:
         model.backbone = ConfigDict(
             type='SwinTransformer', embed_dims=width, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2),
-            window_size=4, drop_path_rate=0.4, out_indices=(0, 1, 2, 3))  # fmt: skip
-    model.neck.update(in_channels=[width, 2 * width, 4 * width, 8 * width], out_channels=fpn)
+            window_size=4, drop_path_rate=0.4, out_indices=(1, 2, 3))  # fmt: skip
+        model.neck.update(in_channels=[2 * width, 4 * width, 8 * width], start_level=0)
     model.bbox_head.update(
         num_classes=num_classes, in_channels=fpn, feat_channels=fpn, stacked_convs=1)
     model.test_cfg.score_thr = 0.0
@@ -93,9 +102,9 @@ def write_checkpoint(model, path, seed=0):
 
 
 @pytest.fixture(scope='session')
-def teachers(tmp_path_factory):
+def teacher_files(tmp_path_factory):
     """Config file and checkpoint of a teacher: {'retinanet': {...}, 'gfl': {...}}."""
-    folder, result = tmp_path_factory.mktemp('teachers'), {}
+    folder, result = tmp_path_factory.mktemp('teacher_files'), {}
     for kind in ('retinanet', 'gfl'):
         model, config = teacher_model(kind), folder / f'{kind}.py'
         Config(dict(model=model, default_scope='mmdet')).dump(config)
@@ -186,14 +195,14 @@ def plain_config(data):
 
 
 @pytest.fixture(scope='session')
-def distill_config(plain_config, teachers):
+def distill_config(plain_config, teacher_files):
     """Config of a distillation: `distill_config(kind, losses='fmkt-wttm', ema=False, ...)`."""
 
     def make(kind='retinanet', losses='fmkt-wttm', ema=False, **kwargs):
         cfg = plain_config(kind, **kwargs)
         cfg.default_hooks.update(copy.deepcopy(DISTILL_HOOKS))
         cfg.model = ConfigDict(
-            type='mmkd_fm.Distiller', student=cfg.model, teacher=dict(teachers[kind]),
+            type='mmkd_fm.Distiller', student=cfg.model, teacher=dict(teacher_files[kind]),
             losses=copy.deepcopy(LOSSES[losses]))  # fmt: skip
         if ema:
             cfg.custom_hooks = [dict(EMA)]
@@ -203,8 +212,8 @@ def distill_config(plain_config, teachers):
 
 
 @pytest.fixture(scope='session')
-def build():
-    """Make a Runner of a config: `build(cfg, work_dir, resume=checkpoint)`."""
+def make_runner():
+    """Make a Runner of a config: `make_runner(cfg, work_dir, resume=checkpoint)`."""
     import_modules_from_strings(['mmdet.models', 'mmdet.datasets', 'mmdet.engine'])
     names = iter(f'run_{i}' for i in range(10**6))
 
@@ -212,7 +221,8 @@ def build():
         cfg = copy.deepcopy(cfg)
         cfg.merge_from_dict(options)
         cfg.work_dir = str(work_dir)
-        cfg.experiment_name = next(names)  # loggers and message hubs are global by this name
+        # loggers, message hubs and visualizers are global by name
+        cfg.experiment_name = cfg.visualizer.name = next(names)
         if resume:
             cfg.update(load_from=str(resume), resume=True)
         return Runner.from_cfg(cfg)
@@ -221,14 +231,29 @@ def build():
 
 
 @pytest.fixture(scope='session')
-def train(build):
+def train(make_runner):
     """Train a config to its end: `train(cfg, work_dir, resume=checkpoint)`; gives the work dir."""
 
     def run(cfg, work_dir, **kwargs):
-        build(cfg, work_dir, **kwargs).train()
+        make_runner(cfg, work_dir, **kwargs).train()
         return Path(work_dir)
 
     return run
+
+
+@pytest.fixture(scope='session')
+def distilled(distill_config, train, tmp_path_factory):
+    """Config and work dir of a finished distillation of 2 epochs, with EMA."""
+    cfg = distill_config(max_epochs=2, ema=True)
+    return SimpleNamespace(cfg=cfg, work_dir=train(cfg, tmp_path_factory.mktemp('distilled')))
+
+
+@pytest.fixture(scope='session')
+def plain(plain_config, train, tmp_path_factory):
+    """Config and work dir of the plain student's training, 1 epoch, with EMA."""
+    cfg = plain_config(max_epochs=1, seed=1)
+    cfg.custom_hooks = [dict(EMA)]
+    return SimpleNamespace(cfg=cfg, work_dir=train(cfg, tmp_path_factory.mktemp('plain')))
 
 
 def read_log(work_dir):
@@ -284,9 +309,7 @@ def run_python(*arguments, cwd, check=True, **environment):
 @pytest.fixture(scope='session')
 def tools():
     """The helper functions above, as attributes."""
-    from types import SimpleNamespace
-
     return SimpleNamespace(
         read_log=read_log, read_losses=read_losses, differences=differences, load=load,
         run_python=run_python, write_checkpoint=write_checkpoint, teacher_model=teacher_model,
-        detector=detector, draw_data=draw_data, root=ROOT)  # fmt: skip
+        detector=detector, draw_data=draw_data, sparse=sparse, root=ROOT)  # fmt: skip

@@ -1,14 +1,21 @@
 """A run resumed at an epoch boundary is the uninterrupted run, bit for bit."""
 
+import shutil
+
 import pytest
 
 RUNS = {
     'retinanet': dict(),
     'retinanet-ema': dict(ema=True),
     'gfl': dict(kind='gfl'),  # with stochastic depth in the student
-    'retinanet-worker': dict(ema=True),
+    'worker': dict(ema=True),
+    'no-seed': dict(seed=None),
+    'no-seed-worker': dict(seed=None),
 }
-OPTIONS = {'retinanet-worker': {'train_dataloader.num_workers': 1}}
+WORKER = {
+    'train_dataloader.num_workers': 1,
+    'train_dataloader.batch_sampler': dict(type='AspectRatioBatchSampler')}  # fmt: skip
+OPTIONS = {'worker': WORKER, 'no-seed-worker': WORKER}
 COMPARED = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'distill_state')
 
 
@@ -31,3 +38,63 @@ def test_resume_equals_the_uninterrupted_run(name, distill_config, train, tmp_pa
     assert tools.differences({i: expected[i] for i in got}, got) == []
     assert len({line['fmkt_steps'] for line in got.values()}) > 1  # several numbers were drawn
     assert 'not equal to the uninterrupted run' not in tools.read_log(resumed)
+
+
+BY_ITER = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 3}
+INEXACT = {
+    'persistent_workers=True, whose augmentations continue': {
+        'train_dataloader.num_workers': 1, 'train_dataloader.persistent_workers': True},
+    'the checkpoint is not of an epoch boundary': BY_ITER,
+    'IterBasedTrainLoop augments the data that it skips anew': {
+        **BY_ITER, 'log_processor.by_epoch': False,
+        'train_cfg': dict(type='IterBasedTrainLoop', max_iters=5)},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('reason', INEXACT)
+def test_warns_where_equality_can_not_hold(reason, distill_config, train, tmp_path, tools):
+    cfg, options = distill_config(losses='pkd', max_epochs=2), dict(INEXACT[reason])
+    cfg.train_cfg = options.pop('train_cfg', cfg.train_cfg)
+    first = train(cfg, tmp_path / 'first', **options)
+    resumed = train(
+        cfg, tmp_path / 'resumed', resume=min(first.glob('*_[13].pth')), **options)
+    assert f'resume is not equal to the uninterrupted run: {reason}' in tools.read_log(resumed)
+    assert tools.read_losses(resumed)  # it trains on nevertheless
+
+
+@pytest.mark.slow
+def test_the_teacher_may_move(distilled, train, tmp_path, tools):
+    moved = shutil.copy(distilled.cfg.model.teacher.checkpoint, tmp_path / 'elsewhere.pth')
+    resumed = train(distilled.cfg, tmp_path / 'resumed', resume=distilled.work_dir / 'epoch_1.pth',
+                    **{'model.teacher.checkpoint': str(moved)})  # fmt: skip
+    expected, got = (tools.load(run / 'epoch_2.pth') for run in (distilled.work_dir, resumed))
+    assert tools.differences(expected['state_dict'], got['state_dict']) == []
+
+
+def test_another_teacher_is_refused(distilled, make_runner, tmp_path, tools):
+    other = tools.write_checkpoint(tools.teacher_model('retinanet'), tmp_path / 'o.pth', seed=1)
+    runner = make_runner(distilled.cfg, tmp_path, resume=distilled.work_dir / 'epoch_1.pth',
+                   **{'model.teacher.checkpoint': other})  # fmt: skip
+    with pytest.raises(ValueError, match='trained with another teacher'):
+        runner.train()
+    assert not list(tmp_path.glob('epoch_*.pth'))
+
+
+def test_a_plain_checkpoint_can_not_be_resumed(distilled, plain, make_runner, tmp_path):
+    runner = make_runner(distilled.cfg, tmp_path, resume=plain.work_dir / 'epoch_1.pth')
+    with pytest.raises(ValueError, match='use load_from'):
+        runner.train()
+    assert not list(tmp_path.glob('epoch_*.pth'))
+
+
+@pytest.mark.slow
+def test_averaged_extras_are_restored(distilled, make_runner, tmp_path, tools):
+    file = distilled.work_dir / 'epoch_2.pth'
+    runner = make_runner(distilled.cfg, tmp_path, resume=file)
+    runner.train()  # nothing is left to train
+    ema = next(hook.ema_model.module for hook in runner.hooks if hasattr(hook, 'ema_model'))
+    state = tools.load(file)['distill_state']
+    averaged = state['averaged_extras']['EMAHook']
+    assert tools.differences(averaged, dict(ema.distill_losses.state_dict())) == []
+    assert tools.differences(state['extras'], averaged) != []

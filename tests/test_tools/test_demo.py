@@ -1,4 +1,5 @@
 """The demo from beginning to end on a few images for one epoch."""
+
 import json
 import os
 import subprocess
@@ -11,8 +12,19 @@ TOOL = Path(__file__).resolve().parents[2] / 'tools/demo.py'
 
 
 def run_demo(folder, *options):
-    command = [sys.executable, str(TOOL), '--work-dir', str(folder / 'work'), '--data-dir',
-               str(folder / 'data'), '--images', '8', '4', '4', *options]
+    command = [
+        sys.executable,
+        str(TOOL),
+        '--work-dir',
+        str(folder / 'work'),
+        '--data-dir',
+        str(folder / 'data'),
+        '--images',
+        '8',
+        '4',
+        '4',
+        *options,
+    ]
     env = dict(os.environ, COLUMNS='160')
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 

@@ -1,4 +1,5 @@
 """The demo's data set: same bytes for the same arguments, valid COCO, clear errors."""
+
 import hashlib
 import json
 import subprocess
@@ -78,8 +79,9 @@ def test_all_classes_present(data):
 
 def test_config_names_the_same_classes(data):
     config = TOOL.parents[1] / 'configs/_base_/datasets/demo.py'
-    names = [category['name'] for category in json.loads((data / 'train.json').read_text())
-             ['categories']]
+    names = [
+        category['name'] for category in json.loads((data / 'train.json').read_text())['categories']
+    ]
     from mmengine.config import Config
 
     assert list(Config.fromfile(config).metainfo.classes) == names

@@ -1,4 +1,4 @@
-"""Shapes in clutter, 6 classes, COCO format, 320 / 120 / 240 images of 160x160.
+"""Shapes in clutter, 6 classes, COCO format, 480 / 120 / 240 images of 160x160.
 
 Drawn by `python tools/make_demo_data.py data/demo`. Training is evaluated on
 val.json, `tools/test.py` on test.json. The environment variable
@@ -16,7 +16,7 @@ load = [
 ]
 train_pipeline = [
     *load,
-    dict(type='RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
+    dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
@@ -27,7 +27,7 @@ test_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),

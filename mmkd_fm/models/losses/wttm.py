@@ -41,13 +41,7 @@ class WTTMLoss(nn.Module):
     """
 
     def __init__(
-        self,
-        gamma: float = 0.7,
-        form: str = 'bernoulli',
-        loss_weight: float = 1.0,
-        confidence_power=1.0,
-        focusing=0.0,
-        normaliser='confidence',
+        self, gamma: float = 0.7, form: str = 'bernoulli', loss_weight: float = 1.0
     ) -> None:
         super().__init__()
         if not 0 < gamma <= 1:
@@ -60,22 +54,20 @@ class WTTMLoss(nn.Module):
         self.gamma = gamma
         self.form = form
         self.loss_weight = loss_weight
-        self.confidence_power, self.focusing, self.normaliser = (
-            confidence_power,
-            focusing,
-            normaliser,
-        )
 
     def connect(self, student: Tapped, teacher: Tapped) -> None:
-        """Check that both heads give corresponding sigmoid logits of the same classes."""
-        channels, _ = _sigmoid_channels(student), _sigmoid_channels(teacher)
-        if student.levels != teacher.levels or channels != _sigmoid_channels(teacher):
+        """Check that both heads give corresponding sigmoid logits of the same classes.
+
+        Raises:
+            ValueError: If they don't.
+        """
+        self.channels, theirs = _sigmoid_channels(student), _sigmoid_channels(teacher)
+        if student.levels != teacher.levels or self.channels != theirs:
             raise ValueError(
-                f'WTTM compares logits location by location: the levels, anchors and classes of '
-                f'both heads must be equal, but got {student} with {channels} classes and {teacher} '
-                f'with {_sigmoid_channels(teacher)}. Distil features instead (FMKTLoss, PKDLoss)'
+                f'WTTM compares logits location by location, so the levels, anchors and classes of '
+                f'both heads must be equal, but got {student} with {self.channels} classes and '
+                f'{teacher} with {theirs}. Distil features instead (FMKTLoss, PKDLoss)'
             )
-        self.channels = channels
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> dict[str, Tensor]:
         """Weighted divergence of all locations of the batch.
@@ -89,16 +81,10 @@ class WTTMLoss(nn.Module):
         """
         q, p = (_rows(logits, self.channels) for logits in (student, teacher))
         with torch.autocast(q.device.type, enabled=False):
-            q, p = q.float() if q.dtype == torch.float16 else q, p
-            confidence = p.sigmoid().amax(dim=-1)
-            w = confidence**self.confidence_power
-            if self.focusing:
-                ph = (self.gamma * p).sigmoid()
-                f = (ph - q.sigmoid()).abs().detach() ** self.focusing
-                divergence = (f * bernoulli_wttm(q, p, self.gamma)).sum(-1)
-            else:
-                divergence = FORMS[self.form](q, p, self.gamma)
-            loss = (w * divergence).sum() / w.sum().clamp(min=1.0)
+            confidence = p.float().sigmoid().amax(dim=-1)
+            divergence = FORMS[self.form](q, p, self.gamma)
+            # at least 1, so that a teacher that sees nothing does not divide by nothing
+            loss = (confidence * divergence).sum() / confidence.sum().clamp(min=1)
         return {'loss': self.loss_weight * loss, 'confidence': confidence.mean()}
 
 
@@ -109,8 +95,8 @@ def _sigmoid_channels(tapped: Tapped) -> int:
     channels = getattr(head, 'cls_out_channels', None)
     if channels is None or loss is None or not tapped.levels:
         raise ValueError(
-            f'WTTMLoss needs the classification scores of a dense head: tap the head and choose its '
-            f"scores, as in tap='bbox_head', index=0; but got {tapped}"
+            f'WTTMLoss needs the classification scores of a dense head: tap the head and choose '
+            f"its scores, as in tap='bbox_head', index=0; but got {tapped}"
         )
     if not getattr(loss, 'use_sigmoid', False):
         raise ValueError(

@@ -1,0 +1,223 @@
+"""Bad input is refused with a clear message before anything is trained."""
+
+import json
+import os
+import pickle
+import runpy
+import sys
+
+import pytest
+import torch
+
+NECK = dict(tap='neck')
+FMKT = dict(type='mmkd_fm.FMKTLoss', levels=[0, 1], **NECK)
+WTTM = dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0)
+PKD = dict(type='mmkd_fm.PKDLoss', **NECK)
+
+LOSSES = [
+    (dict(), 'losses is empty'),
+    (dict(x=dict(PKD, tap='nek')), "no module 'nek' in RetinaNet; did you mean 'neck'"),
+    (dict(x=dict(PKD, tap='bbox_head.loss_cls')), 'never called in one forward'),
+    (dict(x=dict(PKD, tap='bbox_head.retina_cls')), 'called 5 times in one forward'),
+    (dict(x=dict(PKD, tap='bbox_head', index=2)), 'index 2 is out of range'),
+    (dict(x=dict(type='mmkd_fm.PKDLoss')), "losses.x needs a tap, such as tap='neck'"),
+    (dict(cls=PKD), 'the student has losses named loss_cls itself'),
+    (dict(my_loss=PKD), "the name 'my_loss' contains \"loss\""),
+    (dict(x=dict(PKD, levels=[0, 5])), 'has the levels 0 to 4'),
+    (dict(x=dict(PKD, type='mmkd_fm.PDKLoss')), 'unknown Loss .*PDKLoss.*mmkd_fm.PKDLoss'),
+    (dict(x=dict(FMKT, metric=dict(type='Foo'))), 'unknown Loss .*Foo.*mmkd_fm.MSELoss'),
+    (dict(x=dict(FMKT, objective=dict(type='Foo'))), 'Foo.*mmkd_fm.EndpointMatching'),
+    (dict(x=dict(FMKT, flow=dict(meta_encoder=dict(type='Foo')))), 'Foo.*mmkd_fm.ConvMetaEnc'),
+    (dict(x=dict(FMKT, flow=dict(schedule='foo'))), 'foo.*rectified'),
+    (dict(x=dict(FMKT, flow=dict(num_steps=0))), 'num_steps must be 1 or more in training.*0'),
+    (dict(x=dict(FMKT, flow=dict(num_steps=-1))), 'num_steps must be 1 or more in training.*-1'),
+    (dict(x=dict(FMKT, flow=dict(num_steps=[2, 0]))), 'num_steps must be 1 or more in training'),
+    (dict(x=dict(FMKT, flow=dict(num_steps=[]))), 'num_steps must be 1 or more in training'),
+    (dict(x=dict(WTTM, gamma=0.0)), r'gamma must be in \(0, 1\].*0'),
+    (dict(x=dict(WTTM, gamma=-0.5)), r'gamma must be in \(0, 1\].*-0.5'),
+    (dict(x=dict(WTTM, form='foo')), 'unknown form .foo.; valid forms: background_softmax'),
+    (dict(x=dict(WTTM, tap='neck')), 'needs the classification scores of a dense head'),
+]
+
+
+def assert_nothing_was_trained(work_dir, tools):
+    assert not list(work_dir.rglob('*.pth'))
+    assert tools.read_losses(work_dir) == {}
+
+
+@pytest.mark.parametrize('losses, message', LOSSES, ids=[message for _, message in LOSSES])
+def test_losses(losses, message, distill_config, make_runner, tmp_path, tools):
+    cfg = distill_config()
+    cfg.model.losses = losses
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        make_runner(cfg, tmp_path).train()
+    assert_nothing_was_trained(tmp_path, tools)
+
+
+@pytest.fixture
+def refused_teacher(distill_config, make_runner, tmp_path, tools):
+    """Assert that a distillation from this teacher is refused with this message."""
+
+    def check(checkpoint, message, model=None):
+        cfg = distill_config()
+        cfg.model.teacher.checkpoint = checkpoint
+        if model is not None:
+            cfg.model.teacher.config = dict(model=model, default_scope='mmdet')
+        with pytest.raises(ValueError, match=message):
+            make_runner(cfg, tmp_path / 'run').train()
+        assert_nothing_was_trained(tmp_path / 'run', tools)
+
+    return check
+
+
+def test_teacher_without_a_checkpoint(refused_teacher):
+    refused_teacher(None, 'the teacher has no checkpoint; set model.teacher.checkpoint')
+
+
+def test_missing_teacher(refused_teacher, tmp_path):
+    refused_teacher(str(tmp_path / 'x.pth'), 'x.pth.* does not exist; set model.teacher.checkpoint')
+
+
+@pytest.mark.parametrize('fraction', [0, 0.5, 0.99])
+def test_truncated_teacher(fraction, refused_teacher, teacher_files, tmp_path):
+    content = open(teacher_files['retinanet']['checkpoint'], 'rb').read()
+    (tmp_path / 'x.pth').write_bytes(content[: int(fraction * len(content))])
+    refused_teacher(str(tmp_path / 'x.pth'), 'x.pth.* truncated or not a checkpoint')
+
+
+def test_teacher_of_another_architecture(refused_teacher, teacher_files):
+    refused_teacher(teacher_files['gfl']['checkpoint'],
+                    'does not fit the teacher config; it looks like another architecture')  # fmt: skip
+
+
+def test_teacher_of_other_classes(refused_teacher, tools, tmp_path):
+    other = tools.teacher_model('retinanet', num_classes=5)
+    checkpoint = tools.write_checkpoint(other, tmp_path / 'x.pth')
+    refused_teacher(checkpoint, 'a model with another number of classes')
+    refused_teacher(checkpoint, 'anchors and classes of both heads must be equal', other)
+
+
+@pytest.mark.parametrize('url', ['http://127.0.0.1:9/x.pth', 'https://127.0.0.1:9/x.pth'])
+def test_teacher_url_without_a_network(url, refused_teacher, monkeypatch, tmp_path):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    refused_teacher(url, 'can not be downloaded.*download it where there is a network')
+
+
+def test_pyramids_that_do_not_fit(refused_teacher, tools, tmp_path):
+    other = tools.teacher_model('retinanet')
+    other.neck.start_level, other.neck.num_outs = 2, 2
+    checkpoint = tools.write_checkpoint(other, tmp_path / 'x.pth')
+    refused_teacher(checkpoint, 'pyramids do not fit: level 0 .* stride 8.*among', other)
+
+
+def test_without_the_state_hook(distill_config, make_runner, tmp_path, tools):
+    cfg = distill_config()
+    cfg.default_hooks.pop('distill_state')
+    with pytest.raises(RuntimeError, match='the Distiller needs DistillStateHook'):
+        make_runner(cfg, tmp_path).train()
+    assert_nothing_was_trained(tmp_path, tools)
+
+
+def test_the_state_hook_without_a_distiller(plain_config, make_runner, tmp_path, tools):
+    cfg = plain_config()
+    cfg.default_hooks.distill_state = dict(type='mmkd_fm.DistillStateHook')
+    message = 'needs a model of type mmkd_fm.Distiller, but got RetinaNet; remove default_hooks'
+    with pytest.raises(TypeError, match=message):
+        make_runner(cfg, tmp_path).train()
+    assert_nothing_was_trained(tmp_path, tools)
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+@pytest.mark.parametrize('where', ['model.teacher.checkpoint', 'load_from', 'resume'])
+def test_malicious_checkpoints(
+    where, legacy, distill_config, distilled, make_runner, tmp_path, tools
+):
+    content = tools.load(distilled.work_dir / 'epoch_1.pth')
+    content['meta']['note'] = [Payload(tmp_path / 'marker')]
+    file = str(tmp_path / 'x.pth')
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    runner = make_runner(distill_config(), tmp_path / 'run', **{where: file})
+    with pytest.raises(pickle.UnpicklingError, match='refused to unpickle posix.mkdir'):
+        runner.train()
+    assert not (tmp_path / 'marker').exists()
+    assert_nothing_was_trained(tmp_path / 'run', tools)
+
+
+@pytest.fixture
+def refused_by_the_tool(distill_config, data, tmp_path, tools, monkeypatch):
+    """Assert that tools/train.py ends with this message."""
+
+    def check(message, work_dir=None, config=None, **options):
+        cfg = distill_config()
+        cfg.merge_from_dict(options)
+        cfg.experiment_name = cfg.visualizer.name = tmp_path.name
+        cfg.dump(tmp_path / 'config.py')
+        work_dir = work_dir or tmp_path / 'run'
+        config = config or tmp_path / 'config.py'
+        monkeypatch.setattr(sys, 'argv', ['train.py', str(config), '--work-dir', str(work_dir)])
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(tools.root / 'tools'))
+        with pytest.raises((SystemExit, ValueError, OSError), match=message):
+            runpy.run_path(str(tools.root / 'tools' / 'train.py'), run_name='__main__')
+        assert_nothing_was_trained(tmp_path, tools)
+
+    return check
+
+
+ANNOTATIONS = [
+    ('{"images": [], "annotations": [], "categories": []}', 'x.json lists no images'),
+    ('[1, 2]', 'x.json is not a COCO annotation file: lists images, .* expected, got list'),
+    ('{"shapes": 1}', 'x.json is not a COCO annotation file: .* got shapes'),
+    ('images', 'x.json is not JSON'),
+]
+
+
+@pytest.mark.parametrize('content, message', ANNOTATIONS)
+@pytest.mark.parametrize('loader', ['train_dataloader', 'val_dataloader'])
+def test_annotation_files(loader, content, message, refused_by_the_tool, tmp_path):
+    (tmp_path / 'x.json').write_text(content)
+    refused_by_the_tool(f'{loader}.dataset: .*{message}',
+                        **{f'{loader}.dataset.ann_file': str(tmp_path / 'x.json')})  # fmt: skip
+
+
+def test_annotation_file_that_is_missing(refused_by_the_tool, tmp_path):
+    refused_by_the_tool('there is no annotation file .*x.json',
+                        **{'train_dataloader.dataset.ann_file': str(tmp_path / 'x.json')})  # fmt: skip
+
+
+def test_annotations_without_boxes(refused_by_the_tool, data, tools):
+    content = json.loads((data / 'train.json').read_text())
+    (data / 'no_boxes.json').write_text(json.dumps(dict(content, annotations=[])))
+    refused_by_the_tool('no image to train on.*filter_empty_gt', **{
+        'train_dataloader.dataset.ann_file': 'no_boxes.json',
+        'train_dataloader.dataset.filter_cfg': dict(filter_empty_gt=True)})  # fmt: skip
+
+
+def test_empty_image_folder(refused_by_the_tool, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    refused_by_the_tool('no such file; check data_root and data_prefix.img', **{
+        'train_dataloader.dataset.data_prefix.img': f'{tmp_path}/empty/'})  # fmt: skip
+
+
+def test_work_dir_below_a_file(refused_by_the_tool, tmp_path):
+    (tmp_path / 'file').write_text('')
+    refused_by_the_tool('the work directory can not be made', work_dir=tmp_path / 'file' / 'run')
+
+
+def test_config_that_is_missing(refused_by_the_tool, tmp_path):
+    refused_by_the_tool('there is no config file', config=tmp_path / 'absent.py')
+
+
+def test_model_errors_reach_the_tool(refused_by_the_tool, tmp_path):
+    refused_by_the_tool("teacher checkpoint '/absent.pth' does not exist",
+                        **{'model.teacher.checkpoint': '/absent.pth'})  # fmt: skip

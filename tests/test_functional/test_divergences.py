@@ -1,0 +1,93 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mmkd_fm.functional import cwd_loss, mse_loss, pkd_loss
+
+
+@pytest.fixture
+def maps():
+    torch.manual_seed(0)
+    return [torch.randn(2, 4, 6, 5, dtype=torch.float64) for _ in range(2)]
+
+
+def test_pkd_ignores_scale_and_shift_of_each_channel(maps):
+    student, teacher = maps
+    scale = torch.tensor([0.1, 1, 10, 100], dtype=torch.float64).view(1, 4, 1, 1)
+    changed = [student * scale + 3, teacher / scale - 5]
+    assert pkd_loss(*changed, eps=0).item() == pytest.approx(pkd_loss(*maps, eps=0).item(), 1e-12)
+    # 1e-6 is added to the deviations, of which the smallest is 0.01 here
+    assert pkd_loss(*changed).item() == pytest.approx(pkd_loss(*maps).item(), 1e-4)
+    assert pkd_loss(student, student * scale + 1).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_pkd_is_one_minus_the_correlation_by_hand(maps):
+    student, teacher = (m.transpose(0, 1).flatten(1) for m in maps)
+    n = student.shape[1]
+    correlation = torch.stack(
+        [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(student, teacher)]
+    ).mean()
+    expected = (1 - correlation) * (n - 1) / n
+    assert pkd_loss(*maps, eps=0).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_pkd_of_a_single_element_is_zero_with_a_graph():
+    student = torch.randn(1, 4, 1, 1, requires_grad=True)
+    loss = pkd_loss(student, torch.randn(1, 4, 1, 1))
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(student.grad, torch.zeros(1, 4, 1, 1))
+
+
+def test_pkd_resizes_the_student_to_the_teacher(maps):
+    student, teacher = maps[0], maps[1][..., :3, :4]
+    resized = F.interpolate(student, (3, 4), mode='bilinear', align_corners=False)
+    assert torch.equal(pkd_loss(student, teacher), pkd_loss(resized, teacher))
+
+
+def test_pkd_is_finite_where_a_channel_is_constant():
+    student = torch.ones(2, 3, 4, 4, requires_grad=True)
+    loss = pkd_loss(student, torch.randn(2, 3, 4, 4))
+    loss.backward()
+    assert loss.isfinite()
+    assert student.grad.isfinite().all()
+
+
+def test_cwd_compares_spatial_softmaxes_by_hand(maps):
+    student, teacher = (m.flatten(0, 1).flatten(1) / 4 for m in maps)
+    p, q = teacher.softmax(1), student.softmax(1)
+    expected = 16 * (p * (p.log() - q.log())).sum(1).mean()
+    assert cwd_loss(*maps, temperature=4).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_cwd_with_a_temperature_is_that_of_divided_maps(maps):
+    student, teacher = maps
+    expected = 9 * cwd_loss(student / 3, teacher / 3)
+    assert cwd_loss(student, teacher, temperature=3).item() == pytest.approx(
+        expected.item(), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize('loss', [pkd_loss, cwd_loss, mse_loss])
+def test_equal_maps_give_zero(loss, maps):
+    assert loss(maps[0], maps[0].clone()).item() == pytest.approx(0, abs=1e-14)
+
+
+@pytest.mark.parametrize('loss', [pkd_loss, cwd_loss, mse_loss])
+def test_gradients_agree_with_finite_differences(loss, maps):
+    student = maps[0].requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: loss(s, maps[1]), student)
+
+
+@pytest.mark.parametrize('loss', [pkd_loss, cwd_loss, mse_loss])
+def test_other_shapes_are_refused(loss, maps):
+    with pytest.raises(ValueError, match=r'equal shape.*\(2, 4, 6, 5\).*\(2, 3, 6, 5\)'):
+        loss(maps[0], maps[1][:, :3])
+
+
+@pytest.mark.parametrize('loss', [cwd_loss, mse_loss])
+def test_an_empty_batch_gives_zero_with_a_graph(loss):
+    student = torch.empty(0, 4, 6, 5, requires_grad=True)
+    value = loss(student, torch.empty(0, 4, 6, 5))
+    value.backward()
+    assert value == 0

@@ -1,0 +1,37 @@
+import random
+
+import pytest
+
+from mmkd_fm.functional import draw_num_steps
+
+
+def test_a_draw_is_a_pure_function_of_seed_and_iteration():
+    draws = [draw_num_steps((1, 2, 4), 3, i) for i in range(50)]
+    assert [draw_num_steps((1, 2, 4), 3, i) for i in reversed(range(50))] == draws[::-1]
+    assert draws != [draw_num_steps((1, 2, 4), 4, i) for i in range(50)]
+
+
+def test_draws_are_the_same_everywhere():
+    # written down once: resumed runs and other machines must draw the same
+    assert [draw_num_steps((1, 2, 4, 8), 0, i) for i in range(12)] == [
+        2, 8, 8, 4, 4, 2, 2, 8, 8, 8, 2, 2
+    ]  # fmt: skip
+
+
+def test_the_global_generator_is_left_alone():
+    random.seed(0)
+    before = random.getstate()
+    draw_num_steps((1, 2, 4), 0, 0)
+    assert random.getstate() == before
+
+
+@pytest.mark.parametrize('choices', [(1, 2), (1, 2, 4), (0, 1, 2, 4, 8)])
+def test_all_choices_occur_uniformly(choices):
+    draws = [draw_num_steps(choices, 0, i) for i in range(4000)]
+    expected = len(draws) / len(choices)
+    for choice in choices:  # 5 standard deviations of a binomial
+        assert abs(draws.count(choice) - expected) < 5 * (expected * (1 - 1 / len(choices))) ** 0.5
+
+
+def test_a_single_choice_is_taken():
+    assert {draw_num_steps([4], 0, i) for i in range(10)} == {4}

@@ -1,0 +1,144 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mmkd_fm.functional import (
+    background_softmax_wttm,
+    bernoulli_wttm,
+    power_sum,
+    ttm_loss,
+    wttm_loss,
+)
+
+FORMS = [
+    lambda s, t, gamma: wttm_loss(s, t, gamma),
+    lambda s, t, gamma: bernoulli_wttm(s, t, gamma).sum(),
+    lambda s, t, gamma: background_softmax_wttm(s, t, gamma).sum(),
+    lambda s, t, gamma: ttm_loss(s, t, gamma),
+]
+forms = pytest.mark.parametrize(
+    'form', FORMS, ids=['wttm', 'bernoulli', 'background_softmax', 'ttm']
+)
+
+
+@pytest.fixture
+def logits():
+    torch.manual_seed(0)
+    return [torch.randn(6, 5, dtype=torch.float64) * 2 for _ in range(2)]
+
+
+@pytest.mark.parametrize('loss', [ttm_loss, wttm_loss])
+def test_power_one_is_the_kl_divergence(loss, logits):
+    student, teacher = logits
+    expected = F.kl_div(student.log_softmax(1), teacher.softmax(1), reduction='batchmean')
+    assert loss(student, teacher, 1.0).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@forms
+def test_equal_logits_at_power_one_give_no_loss_and_no_gradient(form, logits):
+    student = logits[0].requires_grad_()
+    loss = form(student, student.detach().clone(), 1.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-14)
+    assert student.grad.abs().max() < 1e-14
+
+
+@pytest.mark.parametrize('loss', [ttm_loss, wttm_loss])
+def test_a_constant_added_to_softmax_logits_changes_nothing(loss, logits):
+    student, teacher = logits
+    shift = torch.randn(6, 1, dtype=torch.float64) * 10
+    assert loss(student + shift, teacher - shift, 0.3).item() == pytest.approx(
+        loss(student, teacher, 0.3).item(), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize('temperature', [1, 2, 4])
+def test_the_power_is_a_temperature_of_the_teacher(temperature, logits):
+    student, teacher = logits
+    p = (teacher / temperature).softmax(1)
+    expected = F.kl_div(student.log_softmax(1), p, reduction='batchmean')
+    assert ttm_loss(student, teacher, 1 / temperature).item() == pytest.approx(
+        expected.item(), rel=1e-12
+    )
+
+
+def test_wttm_weighs_each_sample_by_its_power_sum(logits):
+    student, teacher = logits
+    weighted = [
+        teacher[i].softmax(0).pow(0.4).sum() * ttm_loss(student[i : i + 1], teacher[i : i + 1], 0.4)
+        for i in range(6)
+    ]
+    assert wttm_loss(student, teacher, 0.4).item() == pytest.approx(
+        torch.stack(weighted).mean().item(), rel=1e-12
+    )
+
+
+@pytest.mark.parametrize('gamma', [0.1, 0.5, 0.9])
+def test_power_sum_lies_between_one_hot_and_uniform(gamma, logits):
+    values = power_sum(logits[1], gamma)
+    assert (values > 1).all()
+    assert (values < 5 ** (1 - gamma)).all()
+    uniform, one_hot = torch.zeros(1, 5).double(), torch.tensor([[1e5, 0, 0, 0, 0]]).double()
+    assert power_sum(uniform, gamma).item() == pytest.approx(5 ** (1 - gamma), rel=1e-12)
+    assert power_sum(one_hot, gamma).item() == 1
+    assert power_sum(logits[1], 1.0).tolist() == pytest.approx([1] * 6, rel=1e-12)
+
+
+def test_gradient_is_u_times_q_minus_p_hat(logits):
+    student, teacher = logits[0].requires_grad_(), logits[1]
+    (grad,) = torch.autograd.grad(wttm_loss(student, teacher, 0.4), student)
+    p_gamma = teacher.softmax(1) ** 0.4
+    u = p_gamma.sum(1, keepdim=True)
+    expected = u * (student.softmax(1) - p_gamma / u) / 6
+    torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_bernoulli_gradient_is_u_times_q_minus_p_hat(logits):
+    student, teacher = logits[0].requires_grad_(), logits[1]
+    (grad,) = torch.autograd.grad(bernoulli_wttm(student, teacher, 0.4).sum(), student)
+    p, not_p = teacher.sigmoid() ** 0.4, (1 - teacher.sigmoid()) ** 0.4
+    expected = (p + not_p) * (student.sigmoid() - p / (p + not_p))
+    torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-15)
+
+
+def test_bernoulli_is_a_softmax_of_two_classes(logits):
+    student, teacher = (torch.stack([z, torch.zeros_like(z)], dim=-1) for z in logits)
+    log_q, log_p_hat = student.log_softmax(-1), (0.4 * teacher).log_softmax(-1)
+    expected = power_sum(teacher, 0.4) * (log_p_hat.exp() * (log_p_hat - log_q)).sum(-1)
+    torch.testing.assert_close(bernoulli_wttm(*logits, 0.4), expected, rtol=1e-12, atol=1e-15)
+
+
+def test_background_softmax_appends_a_zero_logit(logits):
+    student, teacher = (torch.cat([z, torch.zeros(6, 1).double()], dim=1) for z in logits)
+    values = background_softmax_wttm(*logits, 0.4)
+    assert values.shape == (6,)
+    assert values.mean().item() == pytest.approx(wttm_loss(student, teacher, 0.4).item(), rel=1e-12)
+
+
+@forms
+def test_gradients_agree_with_finite_differences(form, logits):
+    student = logits[0].requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: form(s, logits[1], 0.3), student)
+
+
+@forms
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
+def test_extreme_logits_stay_finite(form, dtype):
+    values = torch.tensor([1e4, -1e4, 0, 1e4]).to(dtype)
+    student = values.expand(4, 4).clone().requires_grad_()
+    teacher = torch.stack([values.roll(i) for i in range(4)])
+    loss = form(student, teacher, 0.5)
+    loss.backward()
+    assert loss.isfinite()
+    assert loss.dtype == torch.float32
+    assert student.grad.isfinite().all()
+    assert student.grad.abs().max() > 0
+
+
+@forms
+def test_an_empty_batch_gives_zero_with_a_graph(form):
+    student = torch.empty(0, 5, requires_grad=True)
+    loss = form(student, torch.empty(0, 5), 0.5)
+    loss.backward()
+    assert loss == 0
+    assert student.grad.shape == (0, 5)

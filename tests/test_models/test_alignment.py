@@ -1,0 +1,71 @@
+import pytest
+import torch
+from torch import nn
+
+from mmkd_fm.models.alignment import Level, Tapped, measure, pair_levels, projection
+from mmkd_fm.models.taps import Tap
+
+
+def tapped(owner, channels, strides):
+    levels = tuple(Level(channels, stride) for stride in strides)
+    return Tapped(owner, Tap('neck'), nn.Identity(), levels)
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'gfl'])
+def test_pyramids_are_measured(distiller, kind):
+    model = distiller(kind, load=False)
+    assert model.distill_losses['fmkt'].pairs == [(0, 0), (1, 1), (2, 2), (3, 3)]
+    assert model.distill_losses['pkd'].pairs == [(i, i) for i in range(5)]
+    projections = model.distill_losses['pkd'].projections
+    assert [(p.in_channels, p.out_channels, p.kernel_size) for p in projections] == [
+        (16, 24, (1, 1))
+    ] * 5
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'gfl'])
+def test_strides_and_channels_are_those_of_p3_to_p7(detectors, build, kind):
+    detector = build(detectors[kind]()).eval()
+    levels = measure(detector.extract_feat(torch.zeros(1, 3, 128, 128)), 128)
+    assert levels == tuple(Level(16, stride) for stride in (8, 16, 32, 64, 128))
+
+
+@pytest.mark.parametrize('output', [None, 'x', torch.zeros(2, 3), [torch.zeros(2, 3)], [[]]])
+def test_what_is_no_feature_map_has_no_levels(output):
+    assert measure(output, 64) == ()
+
+
+def test_a_bare_tensor_is_a_pyramid_of_one_level():
+    assert measure(torch.zeros(1, 7, 8, 8), 64) == (Level(7, 8),)
+
+
+def test_levels_are_paired_by_stride():
+    student = tapped('student', 4, (8, 16, 32))
+    teacher = tapped('teacher', 8, (4, 8, 16, 32, 64))
+    assert pair_levels(student, teacher) == [(0, 1), (1, 2), (2, 3)]
+    assert pair_levels(student, teacher, [2, 0]) == [(2, 3), (0, 1)]
+
+
+def test_a_level_without_a_partner_is_named():
+    student, teacher = tapped('student', 4, (8, 16, 128)), tapped('teacher', 8, (4, 8, 16))
+    message = r"level 2 of student 'neck' \(4@8, 4@16, 4@128\) has stride 128, teacher .*\[0, 1\]"
+    with pytest.raises(ValueError, match=message):
+        pair_levels(student, teacher)
+    assert pair_levels(student, teacher, [0, 1]) == [(0, 1), (1, 2)]
+
+
+@pytest.mark.parametrize('levels', [[3], [-1], [0, 5]])
+def test_levels_out_of_range_are_refused(levels):
+    student = tapped('student', 4, (8, 16, 32))
+    with pytest.raises(ValueError, match='has the levels 0 to 2'):
+        pair_levels(student, student, levels)
+
+
+def test_a_tap_without_feature_maps_is_refused():
+    student, head = tapped('student', 4, (8, 16)), tapped('teacher', 4, ())
+    with pytest.raises(ValueError, match=r'feature maps .* expected.*no feature maps.*index='):
+        pair_levels(student, head)
+
+
+def test_channels_are_projected_only_where_they_differ():
+    assert isinstance(projection(8, 8), nn.Identity)
+    assert projection(8, 12).weight.shape == (12, 8, 1, 1)

@@ -1,0 +1,457 @@
+import copy
+import pickle
+from contextlib import contextmanager
+
+import pytest
+import torch
+from mmengine.model import convert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import load_state_dict
+from torch import nn
+
+kinds = pytest.mark.parametrize('kind', ['retinanet', 'gfl'])
+PKD = dict(type='mmkd_fm.PKDLoss', tap='neck')
+
+
+@pytest.fixture
+def plain(detectors, build):
+    """Build the plain student: `plain(kind='retinanet', seed=None)`."""
+    return lambda kind='retinanet', seed=None: build(detectors[kind](), seed).train()
+
+
+@contextmanager
+def counted(module):
+    """A list that grows with each forward of the module."""
+    calls = []
+    handle = module.register_forward_hook(lambda *_: calls.append(1))
+    yield calls
+    handle.remove()
+
+
+def off(losses):
+    return {name: dict(cfg, loss_weight=0) for name, cfg in losses.items()}
+
+
+# The student's names, keys and attributes
+
+
+@kinds
+def test_children_and_parameters_have_the_students_names(distiller, plain, kind):
+    model, student = distiller(kind, load=False), plain(kind)
+    assert [n for n, _ in model.named_children()] == [
+        n for n, _ in student.named_children()
+    ] + ['distill_losses']  # fmt: skip
+    names = [n for n, _ in model.named_parameters() if not n.startswith('distill_losses.')]
+    assert names == [n for n, _ in student.named_parameters()]
+    assert all(p is dict(model.student.named_parameters())[n]
+               for n, p in model.named_parameters() if n in names)  # fmt: skip
+
+
+@kinds
+def test_state_is_the_plain_students(distiller, plain, kind):
+    model, student = distiller(kind, load=False), plain(kind)
+    state = model.state_dict()
+    assert list(state) == list(student.state_dict())
+    assert not any('distill_losses' in key for key in state._metadata)
+    assert list(model.state_dict(prefix='module.')) == [f'module.{key}' for key in state]
+
+
+@kinds
+@pytest.mark.parametrize(
+    'load',
+    [nn.Module.load_state_dict, load_state_dict],
+    ids=['torch', 'mmengine'],
+)
+def test_states_load_strictly_both_ways(distiller, plain, kind, load):
+    model, student = distiller(kind, load=False), plain(kind, seed=5)
+    load(model, student.state_dict(), strict=True)
+    for name, value in model.student.state_dict().items():
+        assert torch.equal(value, student.state_dict()[name]), name
+    other = plain(kind, seed=6)
+    load(other, model.state_dict(), strict=True)
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, student.state_dict()[name]), name
+
+
+def test_a_missing_student_key_is_still_an_error(distiller):
+    model = distiller(load=False)
+    state = model.state_dict()
+    del state['neck.fpn_convs.0.conv.weight']
+    with pytest.raises(RuntimeError, match=r'Missing key.*neck\.fpn_convs\.0\.conv\.weight'):
+        model.load_state_dict(state)
+
+
+def test_attributes_are_the_students(distiller):
+    model = distiller(load=False)
+    assert model.with_neck is True
+    assert model.extract_feat.__self__ is model.student
+    assert model.test_cfg is model.student.test_cfg
+    with pytest.raises(AttributeError, match='no_such_thing'):
+        model.no_such_thing  # noqa: B018
+
+
+def test_a_replaced_child_is_replaced_in_the_student(distiller):
+    model, neck = distiller(load=False), nn.Identity()
+    model.neck = neck
+    assert model.student.neck is neck
+    assert model.neck is neck
+
+
+def test_batch_norms_converted_in_the_distiller_are_the_students(distiller):
+    model = convert_sync_batchnorm(distiller(load=False), 'torch')
+    kinds = {type(m) for m in model.student.backbone.modules() if 'BatchNorm' in type(m).__name__}
+    assert kinds == {nn.SyncBatchNorm}
+    assert model.backbone is model.student.backbone
+
+
+def test_mode_reaches_the_student(distiller):
+    model = distiller(load=False)
+    for mode in (False, True):
+        model.train(mode)
+        assert model.student.training is mode
+        assert model.student.backbone.bn1.training is mode
+
+
+# Losses
+
+
+@kinds
+def test_student_losses_are_the_plain_students(distiller, plain, raw_batch, loss_of, kind):
+    model, student = distiller(kind), plain(kind)
+    student.load_state_dict(model.state_dict())
+    _, losses = loss_of(model, raw_batch())
+    _, expected = loss_of(student, raw_batch())
+    assert list(losses)[: len(expected)] == list(expected)
+    for name, values in expected.items():
+        assert all(torch.equal(a, b) for a, b in zip(losses[name], values)), name
+    assert list(losses)[len(expected) :] == [
+        'loss_fmkt', 'loss_fmkt_theta', 'fmkt_steps', 'loss_wttm', 'wttm_confidence', 'loss_pkd'
+    ]  # fmt: skip
+
+
+@kinds
+@pytest.mark.parametrize('poison', [False, True], ids=['', 'nan-teacher'])
+def test_zero_weights_are_the_plain_student(
+    distiller, distill_losses, plain, raw_batch, loss_of, generators, teachers, tmp_path, kind,
+    poison,
+):  # fmt: skip
+    teacher = dict(teachers[kind])
+    if poison:
+        state = torch.load(teacher['checkpoint'])
+        for value in state['state_dict'].values():
+            value.fill_(float('nan') if value.is_floating_point() else 0)
+        teacher['checkpoint'] = str(tmp_path / 'nan.pth')
+        torch.save(state, teacher['checkpoint'])
+    runs = []
+    for make in (
+        lambda: plain(kind, seed=3),
+        lambda: distiller(kind, off(distill_losses), model_seed=3, teacher=teacher),
+    ):
+        model, log = make(), []
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+        for step in range(3):
+            loss, losses = loss_of(model, raw_batch(seed=step))
+            optimizer.zero_grad()
+            loss.backward()
+            log += [loss, *(p.grad.clone() for p in model.parameters())]
+            optimizer.step()
+        runs.append((list(losses), log, list(model.state_dict().values()), generators()))
+    assert runs[0][0] == runs[1][0]
+    for index in (1, 2):
+        assert len(runs[0][index]) == len(runs[1][index])
+        assert all(torch.equal(a, b) for a, b in zip(runs[0][index], runs[1][index]))
+    assert runs[0][3] == runs[1][3]
+
+
+def test_a_zero_weight_skips_its_term_only(distiller, distill_losses, raw_batch, loss_of):
+    distill_losses['wttm']['loss_weight'] = 0
+    model = distiller(losses=distill_losses)
+    with counted(model.teacher.model.bbox_head) as calls:
+        _, losses = loss_of(model, raw_batch())
+    assert 'loss_wttm' not in losses
+    assert 'loss_pkd' in losses
+    assert not calls
+
+
+@kinds
+@pytest.mark.parametrize('name', ['fmkt', 'wttm', 'pkd', 'cwd', 'mse', 'velocity', 'trained map'])
+def test_every_parameter_gets_a_gradient(
+    distiller, distill_losses, raw_batch, loss_of, kind, name
+):  # or DDP would need find_unused_parameters
+    objective = dict(type='mmkd_fm.VelocityMatching', train_teacher_map=name == 'trained map')
+    losses = dict(
+        distill_losses,
+        cwd=dict(PKD, type='mmkd_fm.CWDLoss'),
+        mse=dict(PKD, type='mmkd_fm.MSELoss'),
+    )
+    if name in losses:
+        losses = {name: losses[name]}
+    else:
+        losses = dict(fmkt=dict(losses['fmkt'], objective=objective))
+    model = distiller(kind, losses)
+    loss_of(model, raw_batch())[0].backward()
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert [n for n, p in trained.items() if p.grad is None] == []
+
+
+def test_student_runs_once_and_teacher_only_as_deep_as_needed(distiller, raw_batch, loss_of):
+    model = distiller(losses=dict(pkd=PKD))
+    batch = raw_batch()
+    with counted(model.backbone) as student, counted(model.teacher.model.backbone) as teacher:
+        with counted(model.bbox_head.retina_cls) as head:
+            with counted(model.teacher.model.bbox_head.retina_cls) as teacher_head:
+                loss_of(model, batch)
+    assert (len(student), len(teacher), len(head), len(teacher_head)) == (1, 1, 5, 0)
+
+
+def test_task_loss_weight_scales_the_students_losses_only(distiller, raw_batch, loss_of):
+    runs = {}
+    for weight in (1.0, 0.25):
+        model = distiller(model_seed=0, seed=0, task_loss_weight=weight)
+        runs[weight] = loss_of(model, raw_batch())[1]
+    assert list(runs[1]) == list(runs[0.25])
+    for name, value in runs[1].items():
+        if name in ('loss_cls', 'loss_bbox'):
+            assert all(torch.equal(0.25 * a, b) for a, b in zip(value, runs[0.25][name])), name
+        else:
+            assert torch.equal(value, runs[0.25][name]), name
+
+
+def test_task_loss_weight_zero_leaves_the_distillation_alone(distiller, raw_batch, loss_of):
+    model = distiller(losses=dict(pkd=PKD), task_loss_weight=0)
+    total, losses = loss_of(model, raw_batch())
+    assert total == losses['loss_pkd']
+    total.backward()
+    assert model.bbox_head.retina_cls.weight.grad.abs().max() == 0
+    assert model.backbone.conv1.weight.grad.abs().max() > 0
+
+
+@kinds
+@pytest.mark.parametrize('boxes', [(2, 0), (0, 0), (3,)], ids=str)
+def test_images_without_boxes_and_batches_of_one(distiller, raw_batch, loss_of, kind, boxes):
+    model = distiller(kind)
+    loss, losses = loss_of(model, raw_batch(boxes=boxes))
+    loss.backward()
+    assert loss.isfinite()
+    assert losses['loss_wttm'] > 0
+    assert losses['loss_pkd'] > 0
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@kinds
+def test_bfloat16_autocast_is_finite_with_metrics_in_float32(distiller, raw_batch, loss_of, kind):
+    model = distiller(kind)
+    for flow in model.distill_losses['fmkt'].flows:
+        nn.init.normal_(flow.meta_encoder.conv2.weight, std=0.1)
+    with torch.autocast('cpu', torch.bfloat16):
+        loss, losses = loss_of(model, raw_batch())
+    loss.backward()
+    for name in ('loss_fmkt', 'loss_fmkt_theta', 'loss_wttm', 'wttm_confidence', 'loss_pkd'):
+        assert losses[name].dtype == torch.float32, name
+        assert losses[name].isfinite(), name
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    exact = loss_of(model, raw_batch())[1]
+    assert losses['loss_pkd'].item() == pytest.approx(exact['loss_pkd'].item(), rel=0.05)
+
+
+def test_a_term_that_is_not_finite_is_named(distiller, raw_batch, loss_of):
+    model = distiller()
+    next(model.distill_losses['pkd'].projections.parameters()).data.fill_(float('inf'))
+    with pytest.raises(FloatingPointError, match=r'not finite: loss_pkd\. Lower the loss weight'):
+        loss_of(model, raw_batch())
+
+
+def test_predictions_are_the_plain_students(distiller, plain, raw_batch):
+    model, student = distiller().eval(), plain().eval()
+    student.load_state_dict(model.state_dict())
+    model.test_cfg.score_thr = student.test_cfg.score_thr = 0.0
+    model.bbox_head.test_cfg.score_thr = student.bbox_head.test_cfg.score_thr = 0.0
+    results = []
+    for detector in (model, student):
+        with torch.no_grad():
+            results.append(detector.test_step(raw_batch()))
+    for ours, theirs in zip(*results):
+        ours, theirs = ours.pred_instances, theirs.pred_instances
+        assert len(ours) > 0
+        assert torch.equal(ours.bboxes, theirs.bboxes)
+        assert torch.equal(ours.scores, theirs.scores)
+        assert torch.equal(ours.labels, theirs.labels)
+
+
+def test_prediction_needs_no_teacher_file(distiller, raw_batch):
+    teacher = distiller(load=False).teacher
+    model = distiller(load=False).eval()
+    assert not teacher.is_loaded
+    with torch.no_grad():
+        assert len(model.test_step(raw_batch())) == 2
+    assert not model.teacher.is_loaded
+
+
+def test_a_training_step_moves_student_and_extras(distiller, raw_batch):
+    model = distiller()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optim_wrapper = build_optim_wrapper(
+        model, dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3))
+    )
+    log = model.train_step(raw_batch(), optim_wrapper)
+    assert {'loss', 'loss_cls', 'loss_fmkt', 'fmkt_steps'} <= set(log)
+    expected = sum(value for name, value in log.items() if name.startswith('loss_'))
+    torch.testing.assert_close(log['loss'], expected)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert {'backbone.conv1.weight', 'bbox_head.retina_cls.weight'} <= moved
+    assert any(name.startswith('distill_losses.fmkt.flows') for name in moved)
+    assert any(name.startswith('distill_losses.pkd.projections') for name in moved)
+
+
+# Initial weights and generators
+
+
+@kinds
+def test_building_draws_what_the_plain_student_draws(distiller, plain, generators, kind):
+    student = plain(kind, seed=11)
+    expected = generators()
+    model = distiller(kind, load=False, model_seed=11)
+    assert generators() == expected
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+
+
+@kinds
+def test_init_weights_are_the_plain_students(distiller, plain, generators, kind):
+    student, model = plain(kind, seed=11), distiller(kind, load=False, model_seed=11)
+    extras = [p.detach().clone() for p in model.distill_losses.parameters()]
+    model.state_is_kept = True  # as DistillStateHook sets it
+    ends = []
+    for detector in (student, model):
+        torch.manual_seed(12)
+        detector.init_weights()
+        ends.append(generators())
+    assert ends[0] == ends[1]
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    assert all(torch.equal(a, b) for a, b in zip(extras, model.distill_losses.parameters()))
+    assert model.teacher.is_loaded
+
+
+def test_extras_follow_the_seed(distiller):
+    def extras(seed, model_seed):
+        model = distiller(load=False, seed=seed, model_seed=model_seed)
+        return torch.cat([p.flatten() for p in model.distill_losses.parameters()])
+
+    assert torch.equal(extras(1, 5), extras(1, 6))
+    assert not torch.equal(extras(1, 5), extras(2, 5))
+    assert torch.equal(extras(None, 5), extras(None, 5))  # the run's seed
+    assert not torch.equal(extras(None, 5), extras(None, 6))
+
+
+def test_init_weights_without_the_state_hook_is_refused(distiller):
+    with pytest.raises(RuntimeError, match=r"default_hooks = .*type='mmkd_fm.DistillStateHook'"):
+        distiller(load=False).init_weights()
+
+
+# Copies
+
+
+def test_a_copy_shares_the_teacher_and_nothing_else(distiller, raw_batch, loss_of):
+    model = distiller()
+    twin = copy.deepcopy(model)
+    assert twin.teacher is model.teacher
+    assert twin.data_preprocessor._teacher is model.teacher
+    assert twin.student is not model.student
+    assert twin.student.backbone is twin.backbone
+    assert not {id(p) for p in twin.parameters()} & {id(p) for p in model.parameters()}
+    first, second = loss_of(model, raw_batch())[0], loss_of(twin, raw_batch())[0]
+    assert torch.equal(first, second)
+
+
+def test_a_pickle_holds_the_student_without_the_teacher(distiller, raw_batch):
+    model = distiller().eval()
+    twin = pickle.loads(pickle.dumps(model))
+    assert twin.teacher is None
+    assert list(twin.state_dict()) == list(model.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(twin(images)[0][0], model(images)[0][0])
+
+
+# Messages
+
+
+def test_no_losses(distiller, detectors, teachers):
+    from mmkd_fm.registry import MODELS
+
+    with pytest.raises(ValueError, match='losses is empty'):
+        MODELS.build(
+            dict(
+                type='mmkd_fm.Distiller',
+                student=detectors['retinanet'](),
+                teacher=teachers['retinanet'],
+                losses={},
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    ('losses', 'message'),
+    [
+        (dict(pkd_loss=PKD), r"name 'pkd_loss' contains \"loss\".*such as 'pkd'"),
+        (dict(loss=PKD), r"contains \"loss\".*such as 'term'"),
+        (dict(pkd=dict(type='mmkd_fm.PKDLoss')), r"losses\.pkd needs a tap, such as tap='neck'"),
+        (dict(pkd=dict(PKD, type='mmkd_fm.PKD')), r"unknown Loss 'mmkd_fm.PKD'; valid .*PKDLoss"),
+        (dict(pkd=dict(PKD, tap='nek')), r"no module 'nek' in RetinaNet; did you mean 'neck'"),
+        (dict(pkd=dict(PKD, teacher_tap='nek')), r"no module 'nek' in RetinaNet; did you mean"),
+        (dict(pkd=dict(PKD, tap='bbox_head')), r'feature maps .* expected.*choose an output'),
+        (dict(pkd=dict(PKD, tap='bbox_head', index=2)), r'index 2 is out of range'),
+        (dict(pkd=dict(PKD, levels=[5])), r'has the levels 0 to 4'),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else '',
+)
+def test_mistakes_in_losses_are_told(distiller, losses, message):
+    with pytest.raises(ValueError, match=message):
+        distiller(losses=losses, load=False)
+
+
+@pytest.mark.parametrize('tap', ['tap', 'teacher_tap'])
+def test_a_module_called_once_per_level_is_no_tap(distiller, tap):
+    cfg = dict(PKD, **{'tap': 'neck.fpn_convs.0', tap: 'bbox_head.retina_cls'})
+    with pytest.raises(RuntimeError, match=r"'bbox_head.retina_cls': .*called 5 times.*once is"):
+        distiller(losses=dict(pkd=cfg), load=False)
+
+
+def test_two_stage_models_can_be_tapped_before_their_heads(
+    distiller, detectors, raw_batch, loss_of
+):
+    from mmengine.hub import get_config
+
+    student = get_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py').model
+    small = detectors['retinanet']()
+    student.backbone, student.neck.in_channels = small.backbone, small.neck.in_channels
+    student.neck.out_channels = 16
+    student.rpn_head.update(in_channels=16, feat_channels=16)
+    student.roi_head.bbox_roi_extractor.out_channels = 16
+    student.roi_head.bbox_head.update(in_channels=16, fc_out_channels=16, num_classes=3)
+    pkd = dict(PKD, levels=[1, 2, 3])  # P3 to P5 of the RetinaNet teacher
+    model = distiller(student=student, losses=dict(pkd=pkd))
+    assert model.distill_losses['pkd'].pairs == [(1, 0), (2, 1), (3, 2)]
+    loss, losses = loss_of(model, raw_batch())
+    loss.backward()
+    assert {'loss_rpn_cls', 'loss_bbox', 'loss_pkd'} <= set(losses)
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_term_named_like_a_loss_of_the_student_is_refused(distiller, raw_batch, loss_of):
+    model = distiller(losses=dict(cls=PKD))
+    with pytest.raises(ValueError, match=r'the student has losses named loss_cls itself; rename'):
+        loss_of(model, raw_batch())
+
+
+def test_a_batch_without_the_teachers_view_is_refused(distiller, raw_batch):
+    model = distiller()
+    data = model.student.data_preprocessor(raw_batch(), True)
+    with pytest.raises(ValueError, match='teacher_inputs is missing'):
+        model(**data, mode='loss')
+
+
+def test_short_names_of_losses_are_ours(distiller):
+    model = distiller(losses=dict(mse=dict(PKD, type='MSELoss')), load=False)
+    assert type(model.distill_losses['mse']).__module__ == 'mmkd_fm.models.losses.feature'

@@ -1,0 +1,192 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmkd_fm.functional import draw_num_steps, pkd_loss
+from mmkd_fm.models import Flow, FMKTLoss, MSELoss, PKDLoss, VelocityMatching
+from mmkd_fm.models.alignment import Level, Tapped
+from mmkd_fm.models.taps import Tap
+
+SIZES = (8, 4)
+
+
+def tapped(owner, channels):
+    levels = tuple(Level(channels, 64 // size) for size in SIZES)
+    return Tapped(owner, Tap('neck'), nn.Identity(), levels)
+
+
+def pyramid(channels):
+    return [torch.randn(3, channels, size, size, requires_grad=True) for size in SIZES]
+
+
+@pytest.fixture
+def fmkt():
+    """Build a connected FMKTLoss of 4 channels: `fmkt(teacher_channels=4, moved=True, ...)`."""
+
+    def make(teacher_channels=4, moved=False, **kwargs):
+        torch.manual_seed(0)
+        loss = FMKTLoss(**kwargs)
+        loss.connect(tapped('student', 4), tapped('teacher', teacher_channels))
+        if moved:  # away from the zero velocity of the beginning
+            for flow in loss.flows:
+                nn.init.normal_(flow.meta_encoder.conv2.weight)
+        return loss
+
+    return make
+
+
+def teacher_of(channels):
+    return [level.detach() for level in pyramid(channels)]
+
+
+@pytest.mark.parametrize('num_steps', [1, 2, 4, 8])
+def test_training_starts_from_the_metric_of_the_students_own_features(fmkt, num_steps):
+    loss, student, teacher = fmkt(flow=dict(num_steps=num_steps)), pyramid(4), teacher_of(4)
+    result = loss(student, teacher)
+    expected = sum(pkd_loss(s, t) for s, t in zip(student, teacher))
+    # exact but for the rounding of means over more than two steps
+    torch.testing.assert_close(result['loss'], expected, rtol=0 if num_steps < 3 else 1e-6, atol=0)
+    assert result['loss_theta'].item() == pytest.approx(0, abs=0 if num_steps < 3 else 1e-12)
+    assert result['steps'] == num_steps
+
+
+def test_one_step_of_serial_training_equals_the_reference():
+    """Loss, endpoint, velocities and all gradients to 1e-9 relative in float64."""
+    reference = np.load(Path(__file__).parents[2] / 'data' / 'reference.npz')
+
+    def value(name):
+        return torch.from_numpy(reference[f'fmkt/{name}'])
+
+    flow = Flow(8, num_steps=4).double()
+    objective = VelocityMatching(8, 12, 'rectified', train_teacher_map=True).double()
+    parameters = {
+        'encoder.conv1.weight': flow.meta_encoder.conv1.weight,
+        'encoder.norm.weight': flow.meta_encoder.norm.weight,
+        'encoder.norm.bias': flow.meta_encoder.norm.bias,
+        'encoder.conv2.weight': flow.meta_encoder.conv2.weight,
+        'time.weight': flow.time_embedding.linear.weight,
+        'time.bias': flow.time_embedding.linear.bias,
+        'teacher.bn.weight': objective.teacher_map.bn.weight,
+        'teacher.bn.bias': objective.teacher_map.bn.bias,
+        'teacher.conv.weight': objective.teacher_map.conv.weight,
+    }
+    assert len(parameters) == len([*flow.parameters(), *objective.parameters()])
+    for name, parameter in parameters.items():
+        parameter.data = value(f'param.{name}')
+    student = value('student').requires_grad_()
+    transported = flow(student)
+    loss = objective(student, transported, value('teacher'), PKDLoss())
+    loss.backward()
+
+    def assert_equal(actual, name):
+        expected = value(name)
+        # the shift before a Pearson metric has no gradient, only rounding errors
+        scale = 1 if name == 'grad.teacher.bn.bias' else expected.abs().max().item()
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9 * scale)
+
+    assert_equal(loss.detach(), 'loss')
+    assert_equal(transported.endpoint.detach(), 'endpoint')
+    assert_equal(transported.velocities.detach(), 'velocities')
+    assert_equal(student.grad, 'grad.student')
+    for name, parameter in parameters.items():
+        assert_equal(parameter.grad, f'grad.{name}')
+
+
+def test_theta_draws_the_students_features_only(fmkt):
+    loss, student = fmkt(moved=True), pyramid(4)
+    result = loss(student, teacher_of(4))
+    assert result['loss_theta'] > 0
+    result['loss_theta'].backward()
+    assert all(level.grad.abs().max() > 0 for level in student)
+    assert all(p.grad is None for p in loss.parameters())
+
+
+def test_theta_compares_with_the_mean_of_the_estimates(fmkt):
+    loss, student = fmkt(moved=True, flow=dict(num_steps=4), theta_weight=3), pyramid(4)
+    expected = 3 * sum(
+        pkd_loss(x, flow(x).estimates.mean(dim=0)) for x, flow in zip(student, loss.flows)
+    )
+    torch.testing.assert_close(loss(student, teacher_of(4))['loss_theta'], expected)
+
+
+def test_theta_without_weight_is_left_out(fmkt):
+    assert set(fmkt(theta_weight=0)(pyramid(4), teacher_of(4))) == {'loss', 'steps'}
+
+
+@pytest.mark.parametrize('num_steps', [1, 4])
+def test_endpoint_matching_decodes_each_estimate(fmkt, num_steps):
+    loss = fmkt(6, moved=True, flow=dict(num_steps=num_steps), loss_weight=2)
+    student, teacher = pyramid(4), teacher_of(6)
+    expected = 0
+    for x, t, flow, objective in zip(student, teacher, loss.flows, loss.objectives):
+        estimates = flow(x).estimates
+        expected += 2 * sum(pkd_loss(objective.decode(e), t) for e in estimates) / num_steps
+    torch.testing.assert_close(loss(student, teacher)['loss'], expected)
+
+
+def test_all_levels_take_the_same_number_of_steps(fmkt, iteration):
+    iteration(3)
+    loss = fmkt(flow=dict(num_steps=[1, 2, 4], seed=7))
+    steps = loss(pyramid(4), teacher_of(4))['steps']
+    assert steps == draw_num_steps([1, 2, 4], 7, 3)
+    assert [len(flow(x).times) for flow, x in zip(loss.flows, pyramid(4))] == [steps] * 2
+
+
+@pytest.mark.parametrize('objective', ['EndpointMatching', 'VelocityMatching'])
+def test_gradients_reach_student_and_flow(fmkt, objective):
+    loss = fmkt(6, moved=True, objective=dict(type=f'mmkd_fm.{objective}'))
+    student = pyramid(4)
+    loss(student, teacher_of(6))['loss'].backward()
+    assert all(level.grad.abs().max() > 0 for level in student)
+    for name, parameter in loss.named_parameters():
+        assert parameter.requires_grad != ('teacher_map' in name), name
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_metric_and_flow_are_configurable(fmkt):
+    loss, student, teacher = fmkt(metric=dict(type='MSELoss')), pyramid(4), teacher_of(4)
+    expected = sum(MSELoss()(s, t) for s, t in zip(student, teacher))
+    torch.testing.assert_close(loss(student, teacher)['loss'], expected)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(objective=dict(type='mmkd_fm.Matching')), 'EndpointMatching, mmkd_fm.Velocity'),
+        (dict(flow=dict(meta_encoder=dict(type='No'))), 'valid names: mmkd_fm.ConvMetaEncoder'),
+        (dict(flow=dict(schedule='vp')), 'valid names: .*rectified'),
+        (dict(metric=dict(type='No')), 'valid names: .*mmkd_fm.PKDLoss'),
+    ],
+)
+def test_unknown_names_list_the_valid_ones(fmkt, options, message):
+    with pytest.raises(ValueError, match=f'unknown .*{message}'):
+        fmkt(**options)
+
+
+def _train_on_noise(train_teacher_map, steps=200):
+    """Fit a flow to a teacher that is noise: there is nothing to learn about it."""
+    torch.manual_seed(0)
+    flow, objective = Flow(4, num_steps=1), VelocityMatching(4, 6, 'rectified', train_teacher_map)
+    parameters = [*flow.parameters(), *objective.parameters()]
+    optimizer = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=0.01)
+    losses = []
+    for _ in range(steps):
+        student, teacher = torch.randn(8, 4, 6, 6), torch.randn(8, 6, 6, 6)
+        loss = objective(student, flow(student), teacher, MSELoss())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, objective.teacher_map(torch.randn(8, 6, 6, 6)).std().item()
+
+
+def test_a_trained_teacher_map_collapses_and_a_frozen_one_does_not():
+    losses, spread = _train_on_noise(train_teacher_map=True)
+    assert losses[-1] < 0.2 * losses[0]  # as if the flow had learnt to predict noise
+    assert spread < 0.1
+    losses, spread = _train_on_noise(train_teacher_map=False)
+    assert spread == pytest.approx(1, abs=0.1)
+    assert losses[-1] > 0.9  # the variance of the mapped noise is 1

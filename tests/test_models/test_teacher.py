@@ -1,0 +1,278 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from mmkd_fm.models.taps import Tap, read
+from mmkd_fm.models.teacher import FrozenTeacher
+
+SWIN = dict(
+    type='SwinTransformer', embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2),
+    window_size=4, drop_path_rate=0.5, out_indices=(0, 1, 2, 3))  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def written(retinanet, write_teacher):
+    """Arguments of a RetinaNet teacher."""
+    return write_teacher(retinanet(), seed=1)
+
+
+@pytest.fixture
+def teacher(written):
+    loaded = FrozenTeacher(**written)
+    loaded.load('cpu')
+    return loaded
+
+
+@pytest.fixture
+def state(written):
+    return torch.load(written['checkpoint'])['state_dict']
+
+
+@pytest.fixture
+def load_state(written, tmp_path):
+    """Load a teacher from a changed state: `load_state(state)`."""
+
+    def load(state, **others):
+        path = tmp_path / 'changed.pth'
+        torch.save(dict(state_dict=state, **others), path)
+        teacher = FrozenTeacher(written['config'], str(path))
+        teacher.load('cpu')
+        return teacher
+
+    return load
+
+
+def neck(teacher, inputs):
+    return read(teacher.forward(inputs, ['neck']), Tap('neck'), teacher.model)
+
+
+def test_loaded_weights_are_those_of_the_file(teacher, state):
+    assert all(torch.equal(value, state[name]) for name, value in teacher.model.state_dict().items())
+
+
+def test_features_are_those_of_the_plain_model(teacher, written, build, state):
+    plain = build(written['config']['model'])
+    plain.load_state_dict(state)
+    images = torch.randn(2, 3, 64, 64)
+    expected = plain.eval().extract_feat(images)
+    assert all(torch.equal(a, b) for a, b in zip(neck(teacher, images), expected))
+
+
+def test_no_gradient_is_recorded(teacher):
+    inputs = torch.randn(1, 3, 64, 64, requires_grad=True)
+    assert not any(level.requires_grad for level in neck(teacher, inputs))
+    assert not any(p.requires_grad for p in teacher.model.parameters())
+    assert not any(module.training for module in teacher.model.modules())
+
+
+def test_head_is_not_run_for_a_neck_tap(teacher):
+    calls = []
+    for module in (teacher.model.bbox_head, teacher.model.bbox_head.retina_cls):
+        module.register_forward_hook(lambda *_: calls.append(1))
+    neck(teacher, torch.randn(1, 3, 64, 64))
+    assert not calls
+
+
+def test_building_reads_no_file_and_draws_nothing(retinanet, generators):
+    config = retinanet()
+    config['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint='no/such/file.pth')
+    before = generators()
+    built = FrozenTeacher(dict(model=config, default_scope='mmdet'), 'no/such/teacher.pth')
+    assert generators() == before
+    assert not built.is_loaded
+
+
+def test_pretrained_backbones_are_ignored_on_loading(retinanet, written):
+    config = copy.deepcopy(written['config'])
+    config['model']['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint='no/such/file.pth')
+    teacher = FrozenTeacher(config, written['checkpoint'])
+    teacher.load('cpu')
+    other = FrozenTeacher(**written)
+    other.load('cpu')
+    assert teacher.fingerprint() == other.fingerprint()
+
+
+def test_copies_share_it_and_pickling_drops_it(teacher):
+    holder = nn.Linear(1, 1)
+    holder.teacher = teacher
+    assert copy.deepcopy(holder).teacher is teacher
+    assert pickle.loads(pickle.dumps(holder)).teacher is None
+    assert len(pickle.dumps(holder)) < 5000
+
+
+def test_fingerprint_tells_weights_apart(teacher, written):
+    before = teacher.fingerprint()
+    again = FrozenTeacher(**written)
+    assert again.fingerprint() != before  # not loaded yet
+    again.load('cpu')
+    assert again.fingerprint() == before
+    again.model.backbone.bn1.running_mean[0] += 1e-3
+    assert again.fingerprint() != before
+
+
+def test_config_without_model_is_refused():
+    with pytest.raises(ValueError, match='has no `model`'):
+        FrozenTeacher(dict(type='RetinaNet'))
+
+
+def test_config_may_be_a_file_or_a_name(written, tmp_path):
+    from mmengine.config import Config
+
+    path = tmp_path / 'teacher.py'
+    Config(written['config']).dump(path)
+    from_file = FrozenTeacher(str(path), written['checkpoint'])
+    from_file.load('cpu')
+    from_dict = FrozenTeacher(**written)
+    from_dict.load('cpu')
+    assert from_file.fingerprint() == from_dict.fingerprint()
+
+
+@pytest.mark.slow
+def test_config_may_be_a_name_of_mmdets():
+    model = FrozenTeacher('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py').model
+    assert model.bbox_head.num_classes == 80
+
+
+def test_preprocessor_at_the_top_level_of_a_config_is_used(written):
+    config = copy.deepcopy(written['config'])
+    preprocessor = config['model'].pop('data_preprocessor')
+    built = FrozenTeacher(dict(config, data_preprocessor=dict(preprocessor, mean=[1, 2, 3])))
+    assert built.model.data_preprocessor.mean.flatten().tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize('checkpoint', [None, ''])
+def test_no_checkpoint(written, checkpoint):
+    with pytest.raises(ValueError, match='has no checkpoint; set model.teacher.checkpoint'):
+        FrozenTeacher(written['config'], checkpoint).load('cpu')
+
+
+def test_missing_file(written):
+    with pytest.raises(ValueError, match=r"'no/such.pth' does not exist; set model\.teacher"):
+        FrozenTeacher(written['config'], 'no/such.pth').load('cpu')
+
+
+@pytest.mark.parametrize('keep', [0, 100, 0.5, -10])
+def test_truncated_file(written, tmp_path, keep):
+    with open(written['checkpoint'], 'rb') as file:
+        content = file.read()
+    path = tmp_path / 'truncated.pth'
+    path.write_bytes(content[: int(len(content) * keep) if isinstance(keep, float) else keep])
+    with pytest.raises(ValueError, match=f'{path}.*truncated'):
+        FrozenTeacher(written['config'], str(path)).load('cpu')
+
+
+def test_other_architecture_lists_the_difference(gfl, written, write_teacher):
+    other = write_teacher(gfl())['checkpoint']
+    message = r'another architecture(.|\n)*missing: .*retina(.|\n)*unexpected: .*gfl_cls'
+    with pytest.raises(ValueError, match=message):
+        FrozenTeacher(written['config'], other).load('cpu')
+
+
+def test_other_classes_are_told(retinanet, written, write_teacher):
+    other = write_teacher(retinanet(num_classes=4))['checkpoint']
+    message = (
+        r'another number of classes(.|\n)*bbox_head.retina_cls.weight: '
+        r'\(36, 16, 3, 3\) instead of \(27, 16, 3, 3\)'
+    )
+    with pytest.raises(ValueError, match=message):
+        FrozenTeacher(written['config'], other).load('cpu')
+
+
+def test_a_missing_buffer_is_an_error(state, load_state):
+    del state['backbone.bn1.running_mean']
+    with pytest.raises(ValueError, match=r'missing: backbone\.bn1\.running_mean'):
+        load_state(state)
+
+
+def test_an_unexpected_key_is_an_error(state, load_state):
+    state['neck.extra.weight'] = torch.zeros(1)
+    with pytest.raises(ValueError, match=r'unexpected: neck\.extra\.weight'):
+        load_state(state)
+
+
+def test_keys_that_zoo_files_hold_besides_are_ignored(state, load_state, teacher):
+    expected = teacher.fingerprint()
+    foreign = {'data_preprocessor.mean': torch.zeros(3, 1, 1), 'ema_backbone_bn1_weight': 0 * state['backbone.bn1.weight']}  # fmt: skip
+    assert load_state(dict(state, **foreign)).fingerprint() == expected
+
+
+def test_keys_of_a_parallel_model_are_read(state, load_state, teacher):
+    prefixed = {f'module.{name}': value for name, value in state.items()}
+    assert load_state(prefixed).fingerprint() == teacher.fingerprint()
+
+
+def test_casts_reach_it_once_it_is_loaded(distiller):
+    model = distiller()
+    for cast, dtype in ((model.half, torch.float16), (model.double, torch.float64)):
+        cast()
+        assert {p.dtype for p in model.teacher.model.parameters()} == {dtype}
+    model.to(torch.bfloat16)
+    assert {p.dtype for p in model.teacher.model.parameters()} == {torch.bfloat16}
+    unloaded = distiller(load=False).half()
+    assert {p.dtype for p in unloaded.teacher.model.parameters()} == {torch.float32}
+
+
+def test_it_is_no_part_of_the_distiller(distiller):
+    model = distiller()
+    own = {id(p) for p in model.teacher.model.parameters()}
+    assert not own & {id(p) for p in model.parameters()}
+    assert not own & {id(p) for p in model.student.parameters()}
+    modules = {id(m) for m in model.teacher.model.modules()}
+    assert not modules & {id(m) for m in model.modules()}
+    assert not any('teacher' in name for name, _ in model.named_modules())
+    assert not any('teacher' in name for name in model.state_dict())
+
+
+@pytest.fixture(scope='module')
+def swin(retinanet, write_teacher):
+    """A teacher with stochastic depth that sees its images in another way than the student."""
+    config = retinanet()
+    config['backbone'] = SWIN
+    config['data_preprocessor'].update(
+        mean=[100, 110, 90], std=[60, 50, 70], bgr_to_rgb=False, pad_size_divisor=64
+    )
+    return write_teacher(config)
+
+
+def test_features_stay_equal_whatever_happens_to_the_distiller(
+    distiller, swin, build, raw_batch, loss_of
+):
+    batch = raw_batch(boxes=(2, 1))
+    alone = build(swin['config']['model'])
+    alone.load_state_dict(torch.load(swin['checkpoint'])['state_dict'])
+    alone.eval()
+    with torch.no_grad():
+        data = alone.data_preprocessor(copy.deepcopy(batch), False)
+        expected = alone.extract_feat(data['inputs'])
+
+    model = distiller(teacher=swin, losses=dict(pkd=dict(type='mmkd_fm.PKDLoss', tap='neck')))
+    fingerprint = model.teacher.fingerprint()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, weight_decay=0.1, momentum=0.9)
+
+    def assert_unchanged():
+        inputs = model.data_preprocessor(copy.deepcopy(batch), True)['teacher_inputs']
+        assert torch.equal(inputs, data['inputs'])
+        features = neck(model.teacher, inputs)
+        assert all(torch.equal(a, b) for a, b in zip(features, expected))
+        assert not any(m.training for m in model.teacher.model.modules())
+
+    assert_unchanged()
+    for _ in range(3):
+        model.eval()
+        model.train()
+        loss, _ = loss_of(model, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert_unchanged()
+    assert model.teacher.fingerprint() == fingerprint
+
+
+def test_stochastic_depth_would_change_the_features_in_training(swin, build):
+    alone = build(swin['config']['model']).train()
+    torch.manual_seed(0)
+    first, second = (alone.extract_feat(torch.ones(2, 3, 64, 64))[0] for _ in range(2))
+    assert not torch.equal(first, second)
