@@ -13,6 +13,7 @@ import types
 from typing import Any, Optional
 from urllib.parse import urlparse
 
+import numpy as np
 import torch
 from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer
@@ -22,6 +23,13 @@ _NUMPY_DTYPES = (
     'Bool', 'Int8', 'Int16', 'Int32', 'Int64', 'UInt8', 'UInt16', 'UInt32', 'UInt64',
     'Float16', 'Float32', 'Float64', 'Str', 'LongLong', 'ULongLong',
 )  # fmt: skip
+
+# NumPy 2 renamed numpy.core to numpy._core: either reads the files of the other.
+_NUMPY_GLOBALS = {
+    (f'numpy.{core}.multiarray', name): value.__reduce__()[0]
+    for core in ('core', '_core')
+    for name, value in (('_reconstruct', np.empty(0)), ('scalar', np.float64(0)))
+}
 
 SAFE_GLOBALS: set[tuple[str, str]] = {
     ('collections', 'OrderedDict'),
@@ -44,11 +52,6 @@ SAFE_GLOBALS: set[tuple[str, str]] = {
     ('numpy', 'ndarray'),
     ('numpy', 'dtype'),
     *(('numpy.dtypes', f'{name}DType') for name in _NUMPY_DTYPES),
-    *(
-        (f'numpy.{core}.multiarray', name)
-        for core in ('core', '_core')
-        for name in ('_reconstruct', 'scalar')
-    ),
     ('torch', 'Size'),
     ('torch', 'device'),
     ('torch._utils', '_rebuild_tensor'),
@@ -79,6 +82,8 @@ class _SafeUnpickler(pickle.Unpickler):
             module = 'builtins'
         if (module, name) == ('builtins', 'getattr'):
             return _history_buffer_method
+        if (module, name) in _NUMPY_GLOBALS:
+            return _NUMPY_GLOBALS[module, name]
         if (module, name) not in SAFE_GLOBALS:
             raise UnsafeCheckpointError(
                 f'refused to unpickle {module}.{name}: only tensors, numbers, containers and log '
@@ -120,16 +125,21 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     if not osp.isfile(path):
         raise FileNotFoundError(f'{filename} can not be found.')
     try:
-        return torch.load(
+        loaded = torch.load(
             path, map_location=map_location, pickle_module=_safe_pickle, weights_only=False
         )
     except UnsafeCheckpointError as error:
         raise UnsafeCheckpointError(f'{filename}: {error}') from None
-    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except PermissionError:
+        raise
+    except Exception as error:  # damaged files fail in many ways
         raise OSError(
             f'{filename} is truncated or not a checkpoint ({type(error).__name__}: '
             f'{str(error).splitlines()[0] if str(error) else "no more data"}); copy it again'
         ) from error
+    if not isinstance(loaded, dict):
+        raise OSError(f'{filename} is not a checkpoint: it holds a {type(loaded).__name__}')
+    return loaded
 
 
 @CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)

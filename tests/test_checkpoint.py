@@ -15,11 +15,11 @@ import torch
 
 pytest.importorskip('mmengine')
 
-from mmengine.model import BaseModel  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
-from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint  # noqa: E402
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
 
-from mmkd_fm import checkpoint as safe  # noqa: E402
+from mmkd_fm import checkpoint as safe
 
 
 class Toy(BaseModel):
@@ -37,13 +37,19 @@ def runner_checkpoint(tmp_path_factory):
     """A checkpoint with log histories, optimizer state, NumPy values and the like."""
     folder = tmp_path_factory.mktemp('runner')
     runner = Runner(
-        model=Toy(), work_dir=str(folder), experiment_name='safe_loading',
+        model=Toy(),
+        work_dir=str(folder),
+        experiment_name='safe_loading',
         train_dataloader=dict(
-            dataset=[dict(inputs=torch.ones(2)) for _ in range(4)], batch_size=2,
-            sampler=dict(type='DefaultSampler', shuffle=True)),
+            dataset=[dict(inputs=torch.ones(2)) for _ in range(4)],
+            batch_size=2,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+        ),
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
         param_scheduler=dict(type='MultiStepLR', milestones=[1]),
-        train_cfg=dict(by_epoch=True, max_epochs=2), randomness=dict(seed=0))  # fmt: skip
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        randomness=dict(seed=0),
+    )
     runner.message_hub.update_info('numpy', [np.float64(0.5), np.int64(3), np.arange(3), 'name'])
     runner.message_hub.update_info('python', [{1, 2}, collections.Counter('aab'), slice(1, 2), 1j])
     runner.train()
@@ -81,9 +87,14 @@ def test_it_is_what_mmengine_uses(runner_checkpoint, tmp_path, monkeypatch):
 @pytest.mark.parametrize('legacy', [False, True])
 def test_tensors_only(legacy, tmp_path):
     state = dict(
-        half=torch.ones(2, dtype=torch.float16), bfloat=torch.ones(2, dtype=torch.bfloat16),
-        integer=torch.arange(3), boolean=torch.ones(1, dtype=torch.bool), scalar=torch.tensor(2.0),
-        parameter=torch.nn.Parameter(torch.ones(2)), view=torch.arange(6.0).reshape(2, 3).t())  # fmt: skip
+        half=torch.ones(2, dtype=torch.float16),
+        bfloat=torch.ones(2, dtype=torch.bfloat16),
+        integer=torch.arange(3),
+        boolean=torch.ones(1, dtype=torch.bool),
+        scalar=torch.tensor(2.0),
+        parameter=torch.nn.Parameter(torch.ones(2)),
+        view=torch.arange(6.0).reshape(2, 3).t(),
+    )
     torch.save(state, tmp_path / 'x.pth', _use_new_zipfile_serialization=not legacy)
     loaded = safe.load_from_local(str(tmp_path / 'x.pth'))
     assert all(torch.equal(loaded[k], v) and loaded[k].dtype == v.dtype for k, v in state.items())
@@ -170,10 +181,18 @@ def test_truncated_files(fraction, legacy, runner_checkpoint, tmp_path):
         safe.load_from_local(str(file))
 
 
-@pytest.mark.parametrize('content', [b'<html>404</html>', b'version https://git-lfs', b'\x80\x04N.'])
+@pytest.mark.parametrize(
+    'content', [b'<html>404</html>', b'version https://git-lfs', b'\x80\x04N.']
+)
 def test_other_files(content, tmp_path):
     (tmp_path / 'x.pth').write_bytes(content)
     with pytest.raises(OSError, match='x.pth is truncated or not a checkpoint'):
+        safe.load_from_local(str(tmp_path / 'x.pth'))
+
+
+def test_no_checkpoint(tmp_path):
+    torch.save([torch.ones(1)], tmp_path / 'x.pth')
+    with pytest.raises(OSError, match='x.pth is not a checkpoint: it holds a list'):
         safe.load_from_local(str(tmp_path / 'x.pth'))
 
 

@@ -18,9 +18,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import shutil
+import signal
 import statistics
 import sys
 import time
@@ -132,54 +134,64 @@ def judge(
     return right, np.delete(true, list(found), axis=0)
 
 
+def shown_images(dataset: torch.utils.data.Dataset) -> list[int]:
+    """The first test images with enough objects; at least one image."""
+    crowded = (i for i in range(len(dataset)) if len(true_boxes(dataset, i)[0]) >= SHOWN_OBJECTS)
+    return list(itertools.islice(crowded, SHOWN_IMAGES)) or [0]
+
+
+def pixels(dataset: torch.utils.data.Dataset, index: int) -> np.ndarray:
+    """A test image, RGB, shape (height, width, 3)."""
+    return dataset[index]['inputs'].numpy()[::-1].transpose(1, 2, 0)
+
+
+def true_tile(dataset: torch.utils.data.Dataset, index: int) -> Tile:
+    """A test image with its objects."""
+    boxes, labels = true_boxes(dataset, index)
+    names = [CLASSES[label] for label in labels]
+    return Tile(pixels(dataset, index), boxes, names, [True] * len(boxes), boxes[:0])
+
+
 @torch.no_grad()
+def model_tile(model: torch.nn.Module, dataset: torch.utils.data.Dataset, index: int) -> Tile:
+    """A test image with the boxes that a model finds."""
+    found = model.test_step(pseudo_collate([dataset[index]]))[0].pred_instances.cpu()
+    found = found[found.scores >= SCORE]
+    boxes, labels = found.bboxes.numpy(), found.labels.numpy()
+    right, missed = judge(boxes, labels, *true_boxes(dataset, index))
+    return Tile(pixels(dataset, index), boxes, [CLASSES[i] for i in labels], right, missed)
+
+
 def tiles(jobs: list[Job]) -> dict[str, list[Tile]]:
-    """The first test images with enough objects: the truth, then each model's boxes."""
-    rows: dict[str, list[Tile]] = {'truth': []}
+    """The shown images: a row with the true boxes, then one for each model."""
+    rows = {}
     for job in jobs:
         runner = build_deployed(job)
         model, dataset = runner.model.eval(), runner.test_dataloader.dataset
-        chosen = [
-            index
-            for index in range(len(dataset))
-            if len(true_boxes(dataset, index)[0]) >= SHOWN_OBJECTS
-        ][:SHOWN_IMAGES]
-        rows[job.kind] = []
-        for index in chosen or range(1):
-            data = dataset[index]
-            image = data['inputs'].numpy()[::-1].transpose(1, 2, 0)
-            true, true_labels = true_boxes(dataset, index)
-            found = model.test_step(pseudo_collate([data]))[0].pred_instances.cpu()
-            found = found[found.scores >= SCORE]
-            boxes, labels = found.bboxes.numpy(), found.labels.numpy()
-            rows[job.kind].append(
-                Tile(
-                    image,
-                    boxes,
-                    [CLASSES[i] for i in labels],
-                    *judge(boxes, labels, true, true_labels),
-                )
-            )
-            if job is jobs[0]:
-                rows['truth'].append(
-                    Tile(
-                        image, true, [CLASSES[i] for i in true_labels], [True] * len(true), true[:0]
-                    )
-                )
+        shown = shown_images(dataset)
+        rows['truth'] = [true_tile(dataset, index) for index in shown]
+        rows[job.kind] = [model_tile(model, dataset, index) for index in shown]
     return rows
 
 
-def check_settings(work_dir: Path, settings: dict) -> None:
-    """Refuse to mix runs of different settings in one work dir.
+def prepare_work_dir(work_dir: Path, settings: dict, fresh: bool) -> None:
+    """Make the work dir, or check that its runs may be continued.
 
     Raises:
-        ValueError: If the work dir holds runs with other settings.
+        ValueError: If it holds runs with other settings, or something else.
     """
     path = work_dir / 'settings.json'
+    if work_dir.is_dir() and any(work_dir.iterdir()) and not path.is_file():
+        raise ValueError(
+            f'{work_dir}: expected an empty folder or one of this demo (with a settings.json), '
+            'got other files; name another --work-dir.'
+        )
+    if fresh:
+        shutil.rmtree(work_dir, ignore_errors=True)
     if path.is_file() and json.loads(path.read_text()) != settings:
         raise ValueError(
-            f'{work_dir}: expected runs with {settings}, got {path.read_text()}; '
-            'use --fresh to start anew or another --work-dir.'
+            f'{work_dir}: expected runs with {json.dumps(settings)}, got {path.read_text()}; '
+            'use --fresh to start anew or name another --work-dir.'
         )
     work_dir.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings))
@@ -189,9 +201,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     """Every stage in turn; what is finished is skipped."""
     begun = time.time()
     spec = Spec(*args.images)
-    if args.fresh:
-        shutil.rmtree(args.work_dir, ignore_errors=True)
-    check_settings(args.work_dir, dict(images=args.images, epochs=args.epochs))
+    settings = dict(images=args.images, epochs=args.epochs)
+    prepare_work_dir(args.work_dir, settings, args.fresh)
     drawn = make_demo_data(args.data_dir, spec)
     console.print(f'data: {args.data_dir} {"drawn" if drawn else "is there already"}')
     os.environ['MMKD_FM_DEMO_DATA'] = f'{args.data_dir}/'
@@ -207,7 +218,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     notes = [
         f'Plain and distilled student: the same network, {spec.train} training images, '
         f'{student.epochs} epochs, optimiser and seed; all trained from random weights.',
-        f'AP on {spec.test} test images that no training or choice has seen; the curves show '
+        f'AP on {spec.test} test images that no training has seen; the curves show '
         f'{spec.val} validation images.',
         f'{distilled.checkpoint.name} of the distilled student was loaded with strict=True into '
         f'{PLAIN.name}: nothing of the distillation is left in it.',
@@ -273,6 +284,11 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument('--fresh', action='store_true', help='delete the work dir first')
     args = parser.parse_args(argv)
+    if min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
+        parser.error(f'--seeds: expected different non-negative integers, got {args.seeds}')
+    if args.epochs is not None and args.epochs < 1:
+        parser.error(f'--epochs: expected at least 1, got {args.epochs}')
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # trainings end with this process
     args.work_dir, args.data_dir = args.work_dir.resolve(), args.data_dir.resolve()
     console = Console(file=sys.stdout)  # not what `quiet` puts in its place
     try:

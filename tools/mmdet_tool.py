@@ -6,7 +6,7 @@ import os
 import os.path as osp
 import runpy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -79,12 +79,13 @@ def _annotation_problems(arguments: argparse.Namespace) -> Iterator[str]:
             dataset = dataset['dataset']
         if 'Coco' not in str(dataset.get('type')) or not dataset.get('ann_file'):
             continue
-        problem = _coco_problem(osp.join(dataset.get('data_root') or '', dataset['ann_file']))
+        path = osp.join(dataset.get('data_root') or '', dataset['ann_file'])
+        problem = _coco_problem(path, (dataset.get('metainfo') or {}).get('classes'))
         if problem:
             yield f'{loader}.dataset: {problem}'
 
 
-def _coco_problem(path: str) -> Optional[str]:
+def _coco_problem(path: str, classes: Optional[Sequence[str]]) -> Optional[str]:
     if not osp.isfile(path):
         return f'there is no annotation file {path}; check data_root and ann_file'
     try:
@@ -98,4 +99,12 @@ def _coco_problem(path: str) -> Optional[str]:
         return f'{path} is not a COCO annotation file: lists {", ".join(keys)} expected, got {got}'
     if not content['images']:
         return f'{path} lists no images'
+    if not content['annotations']:
+        return f'{path} has no boxes'
+    names = [category['name'] for category in content['categories']]
+    if classes and not set(classes) & set(names):
+        return (
+            f'{path} has none of the classes {", ".join(classes)}: its categories are '
+            f'{", ".join(names)}; check metainfo.classes'
+        )
     return None

@@ -73,6 +73,7 @@ def run_step(command: list[str], log: Path, env: dict[str, str] | None = None) -
             os.killpg(process.pid, signal.SIGINT)  # pip then removes its temporary folders
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=10)
+            time.sleep(1)  # for ninja, which has to end its compilers: they are groups of their own
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # whoever is left
             raise

@@ -8,12 +8,18 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
-    neck=dict(in_channels=[64, 128, 256, 512], out_channels=96, num_outs=4),
+    neck=dict(
+        in_channels=[64, 128, 256, 512],
+        out_channels=96,
+        num_outs=4,
+        norm_cfg=dict(type='BN'),
+    ),
     bbox_head=dict(
         num_classes=6,
         in_channels=96,
         feat_channels=96,
         stacked_convs=2,
+        norm_cfg=dict(type='GN', num_groups=16),
         anchor_generator=dict(octave_base_scale=2, ratios=[1.0], strides=[8, 16, 32, 64]),
     ),
 )

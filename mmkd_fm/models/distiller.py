@@ -301,7 +301,7 @@ def _scale(value: Union[Tensor, list[Tensor]], factor: float) -> Union[Tensor, l
 
 
 def _check_finite(terms: dict[str, Tensor]) -> None:
-    """Name the terms that are not finite; one synchronisation, where mmengine's logging has many."""
+    """Name the terms that are not finite; one synchronisation, where mmengine's log has many."""
     if not terms:
         return
     finite = torch.stack([value.detach().float().isfinite().all() for value in terms.values()])

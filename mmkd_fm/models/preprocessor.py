@@ -13,8 +13,9 @@ class TwoViewPreprocessor(nn.Module):
     """The student's data preprocessor, with the teacher's view added in training.
 
     The teacher's view is made from the raw images, with its own mean, std, channel order and
-    padding, not by undoing the student's. Batch augmentations run once, on both views together. Where both
-    views are the same they share one tensor. Everything else is the student's preprocessor.
+    padding, not by undoing the student's. Batch augmentations run once, on both views together.
+    Where both views are the same they share one tensor. Everything else is the student's
+    preprocessor.
 
     Args:
         student: The student's own preprocessor.

@@ -15,7 +15,6 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.runner import Runner
-from mmengine.utils import import_modules_from_strings
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ('red', 'green', 'blue')
@@ -35,9 +34,16 @@ def draw_data(folder):
                 w, h = (int(v) for v in rng.integers(16, 40, 2))
                 x, y = int(rng.integers(width - w)), int(rng.integers(height - h))
                 image[y : y + h, x : x + w, 2 - label] = 250
-                annotations.append(dict(
-                    id=len(annotations) + 1, image_id=i, category_id=label + 1, iscrowd=0,
-                    bbox=[x, y, w, h], area=w * h))  # fmt: skip
+                annotations.append(
+                    dict(
+                        id=len(annotations) + 1,
+                        image_id=i,
+                        category_id=label + 1,
+                        iscrowd=0,
+                        bbox=[x, y, w, h],
+                        area=w * h,
+                    )
+                )
             name = f'{split}_{i}.png'
             cv2.imwrite(str(folder / 'images' / name), image)
             images.append(dict(id=i, file_name=name, height=height, width=width))
@@ -54,142 +60,143 @@ def sparse(folder, boxes):
     (folder / 'sparse.json').write_text(json.dumps(content))
 
 
+@pytest.fixture(scope='session', autouse=True)
+def unformatted_configs():
+    """Leave out the formatting of the configs in the logs, half of the time of a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.config.config.FormatCode', lambda text, **kwargs: (text, True))
+        yield
+
+
 @pytest.fixture(scope='session')
 def data(tmp_path_factory):
     return draw_data(tmp_path_factory.mktemp('coco') / 'data')
 
 
-def detector(kind, width=8, fpn=16, num_classes=3):
-    """A small RetinaNet or GFL; the GFL student has a Swin backbone with stochastic depth."""
-    name = dict(retinanet='retinanet/retinanet_r50_fpn_1x_coco.py', gfl='gfl/gfl_r50_fpn_1x_coco.py')
-    model = get_config(f'mmdet::{name[kind]}').model
-    model.backbone.update(
-        depth=18, base_channels=width, stem_channels=width, frozen_stages=-1, norm_eval=False,
-        init_cfg=None)  # fmt: skip
-    if kind == 'gfl':
-        model.bbox_head.norm_cfg = dict(type='GN', num_groups=4)
-    model.neck.update(in_channels=[width, 2 * width, 4 * width, 8 * width], out_channels=fpn)
-    if kind == 'gfl' and fpn == 16:
-        model.backbone = ConfigDict(
-            type='SwinTransformer', embed_dims=width, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2),
-            window_size=4, drop_path_rate=0.4, out_indices=(1, 2, 3))  # fmt: skip
-        model.neck.update(in_channels=[2 * width, 4 * width, 8 * width], start_level=0)
-    model.bbox_head.update(
-        num_classes=num_classes, in_channels=fpn, feat_channels=fpn, stacked_convs=1)
-    model.test_cfg.score_thr = 0.0
-    return model
+@pytest.fixture(scope='session')
+def student_model(detectors):
+    """Model config of a student by kind; that of GFL has a Swin backbone with stochastic depth."""
 
+    def make(kind):
+        model = ConfigDict(detectors[kind]())
+        if kind == 'gfl':
+            model.backbone = ConfigDict(
+                type='SwinTransformer',
+                embed_dims=8,
+                depths=(1, 1, 1, 1),
+                num_heads=(1, 1, 2, 2),
+                window_size=4,
+                drop_path_rate=0.4,
+                out_indices=(1, 2, 3),
+            )
+            model.neck.update(in_channels=[16, 32, 64], start_level=0)
+        model.test_cfg.score_thr = 0.0
+        return model
 
-def teacher_model(kind, **kwargs):
-    """Wider than the student, with another normalisation and channel order."""
-    model = detector(kind, width=12, fpn=24, **kwargs)
-    model.data_preprocessor.update(mean=[0, 0, 0], std=[255, 255, 255], bgr_to_rgb=False)
-    return model
-
-
-def write_checkpoint(model, path, seed=0):
-    """A plain mmdet checkpoint of ``model`` with weights that are not the initial ones."""
-    from mmdet.registry import MODELS
-    from mmengine.registry import DefaultScope
-
-    with DefaultScope.overwrite_default_scope('mmdet'), torch.random.fork_rng():
-        torch.manual_seed(seed)
-        built = MODELS.build(copy.deepcopy(model))
-        for parameter in built.parameters():
-            parameter.data += 0.05 * torch.randn_like(parameter)
-    torch.save(dict(meta=dict(), state_dict=built.state_dict()), path)
-    return str(path)
+    return make
 
 
 @pytest.fixture(scope='session')
-def teacher_files(tmp_path_factory):
-    """Config file and checkpoint of a teacher: {'retinanet': {...}, 'gfl': {...}}."""
-    folder, result = tmp_path_factory.mktemp('teacher_files'), {}
+def teacher_model(detectors):
+    """Model config of a teacher, wider, with another normalisation and channel order."""
+
+    def make(kind, **kwargs):
+        model = ConfigDict(detectors[kind](width=12, channels=24, **kwargs))
+        model.data_preprocessor.update(mean=[0, 0, 0], std=[255, 255, 255], bgr_to_rgb=False)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def teacher_files(teacher_model, write_teacher, tmp_path_factory):
+    """Config file and checkpoint of a teacher by kind, for `model.teacher`."""
+    folder, result = tmp_path_factory.mktemp('teacher_configs'), {}
     for kind in ('retinanet', 'gfl'):
-        model, config = teacher_model(kind), folder / f'{kind}.py'
-        Config(dict(model=model, default_scope='mmdet')).dump(config)
-        checkpoint = write_checkpoint(model, folder / f'{kind}.pth')
-        result[kind] = dict(config=str(config), checkpoint=checkpoint)
+        teacher = write_teacher(teacher_model(kind))
+        Config(teacher['config']).dump(folder / f'{kind}.py')
+        result[kind] = dict(teacher, config=str(folder / f'{kind}.py'))
     return result
 
 
 FMKT = dict(
-    type='mmkd_fm.FMKTLoss', tap='neck', levels=[0, 1, 2], flow=dict(num_steps=[1, 2, 4]),
-    loss_weight=2.0, theta_weight=1.0)  # fmt: skip
+    type='mmkd_fm.FMKTLoss',
+    tap='neck',
+    levels=[0, 1, 2],
+    flow=dict(num_steps=[1, 2, 4]),
+    loss_weight=2.0,
+    theta_weight=1.0,
+)
 WTTM = dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0, gamma=0.7, loss_weight=1.0)
 PKD = dict(type='mmkd_fm.PKDLoss', tap='neck', levels=[0, 1, 2, 3], loss_weight=4.0)
 LOSSES = {'fmkt-wttm': dict(fmkt=FMKT, wttm=WTTM), 'pkd': dict(pkd=PKD)}
 DISTILL_HOOKS = dict(
     distill_state=dict(type='mmkd_fm.DistillStateHook'),
     distill_clip=dict(type='mmkd_fm.ClipApartHook'),
-    distill_data=dict(type='mmkd_fm.DataCheckHook'))  # fmt: skip
+    distill_data=dict(type='mmkd_fm.DataCheckHook'),
+)
 EMA = dict(type='EMAHook', momentum=0.1)
 
 
-def _loader(data, split, batch_size, pipeline, **dataset):
-    return dict(
-        batch_size=batch_size,
-        num_workers=0,
-        persistent_workers=False,
-        sampler=dict(type='DefaultSampler', shuffle=split == 'train'),
-        dataset=dict(
-            type='CocoDataset', data_root=f'{data}/', ann_file=f'{split}.json',
-            data_prefix=dict(img='images/'), metainfo=dict(classes=CLASSES), pipeline=pipeline,
-            **dataset))  # fmt: skip
+CONFIGS = {
+    'retinanet': 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+    'gfl': 'mmdet::gfl/gfl_r50_fpn_1x_coco.py',
+}
 
 
 @pytest.fixture(scope='session')
-def plain_config(data):
-    """Config of a plain student's training: `plain_config(kind, max_epochs=..., seed=...)`."""
+def plain_config(data, student_model):
+    """Config of a plain student's training: `plain_config(kind, max_epochs=1, seed=0)`."""
+    load = [
+        dict(type='LoadImageFromFile', backend_args=None),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='Resize', scale=(80, 80), keep_ratio=True),
+    ]
+    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+    random = [dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion')]
+    pipelines = dict(
+        train=[*load, *random, dict(type='PackDetInputs')],
+        val=[*load, dict(type='PackDetInputs', meta_keys=keys)],
+    )
+
+    def loader(split, batch_size):
+        dataset = dict(
+            type='CocoDataset',
+            data_root=f'{data}/',
+            ann_file=f'{split}.json',
+            data_prefix=dict(img='images/'),
+            metainfo=dict(classes=CLASSES),
+            pipeline=pipelines[split],
+            test_mode=split == 'val',
+        )
+        return dict(
+            batch_size=batch_size,
+            num_workers=0,
+            persistent_workers=False,
+            sampler=dict(type='DefaultSampler', shuffle=split == 'train'),
+            dataset=dataset,
+        )
 
     def make(kind='retinanet', max_epochs=1, seed=0):
-        load = [
-            dict(type='LoadImageFromFile', backend_args=None),
-            dict(type='LoadAnnotations', with_bbox=True),
-            dict(type='Resize', scale=(80, 80), keep_ratio=True),
+        cfg = get_config(CONFIGS[kind])
+        cfg.model = student_model(kind)
+        cfg.train_dataloader = loader('train', 3)  # the last batch is of one image
+        cfg.val_dataloader, cfg.test_dataloader = loader('val', 2), loader('val', 2)
+        for evaluator in ('val_evaluator', 'test_evaluator'):
+            cfg[evaluator] = dict(type='CocoMetric', ann_file=f'{data}/val.json', metric='bbox')
+        cfg.train_cfg.max_epochs = max_epochs
+        cfg.optim_wrapper = dict(
+            type='OptimWrapper',
+            optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
+            clip_grad=dict(max_norm=5, norm_type=2),
+        )
+        cfg.param_scheduler = [
+            dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=6),
+            dict(type='MultiStepLR', begin=0, end=10, milestones=[3], gamma=0.5),
         ]
-        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-        test = [*load, dict(type='PackDetInputs', meta_keys=keys)]
-        train = [
-            *load,
-            dict(type='RandomFlip', prob=0.5),
-            dict(type='PhotoMetricDistortion'),
-            dict(type='PackDetInputs'),
-        ]
-        val = _loader(data, 'val', 2, test, test_mode=True)
-        evaluator = dict(type='CocoMetric', ann_file=f'{data}/val.json', metric='bbox')
-        return Config(dict(
-            default_scope='mmdet',
-            model=detector(kind),
-            train_dataloader=_loader(data, 'train', 3, train),  # the last batch is of one image
-            val_dataloader=val, test_dataloader=copy.deepcopy(val),
-            val_evaluator=evaluator, test_evaluator=copy.deepcopy(evaluator),
-            train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1),
-            val_cfg=dict(type='ValLoop'), test_cfg=dict(type='TestLoop'),
-            optim_wrapper=dict(
-                type='OptimWrapper', optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
-                clip_grad=dict(max_norm=5, norm_type=2)),
-            param_scheduler=[
-                dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=6),
-                dict(type='MultiStepLR', begin=0, end=10, milestones=[3], gamma=0.5)],
-            default_hooks=dict(
-                timer=dict(type='IterTimerHook'),
-                logger=dict(type='LoggerHook', interval=1),
-                param_scheduler=dict(type='ParamSchedulerHook'),
-                checkpoint=dict(type='CheckpointHook', interval=1),
-                sampler_seed=dict(type='DistSamplerSeedHook'),
-                visualization=dict(type='DetVisualizationHook')),
-            custom_hooks=[],
-            env_cfg=dict(
-                cudnn_benchmark=False, dist_cfg=dict(backend='gloo'),
-                mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0)),
-            vis_backends=[dict(type='LocalVisBackend')],
-            visualizer=dict(
-                type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')],
-                name='visualizer'),
-            randomness=dict(seed=seed), log_level='INFO', load_from=None, resume=False,
-            log_processor=dict(type='LogProcessor', window_size=1, by_epoch=True),
-        ))  # fmt: skip
+        cfg.default_hooks.logger.interval = cfg.log_processor.window_size = 1
+        cfg.randomness = dict(seed=seed)
+        return cfg
 
     return make
 
@@ -202,8 +209,11 @@ def distill_config(plain_config, teacher_files):
         cfg = plain_config(kind, **kwargs)
         cfg.default_hooks.update(copy.deepcopy(DISTILL_HOOKS))
         cfg.model = ConfigDict(
-            type='mmkd_fm.Distiller', student=cfg.model, teacher=dict(teacher_files[kind]),
-            losses=copy.deepcopy(LOSSES[losses]))  # fmt: skip
+            type='mmkd_fm.Distiller',
+            student=cfg.model,
+            teacher=dict(teacher_files[kind]),
+            losses=copy.deepcopy(LOSSES[losses]),
+        )
         if ema:
             cfg.custom_hooks = [dict(EMA)]
         return cfg
@@ -212,9 +222,8 @@ def distill_config(plain_config, teacher_files):
 
 
 @pytest.fixture(scope='session')
-def make_runner():
+def make_runner(mmdet_scope):
     """Make a Runner of a config: `make_runner(cfg, work_dir, resume=checkpoint)`."""
-    import_modules_from_strings(['mmdet.models', 'mmdet.datasets', 'mmdet.engine'])
     names = iter(f'run_{i}' for i in range(10**6))
 
     def make(cfg, work_dir, resume=None, **options):
@@ -299,8 +308,14 @@ def run_python(*arguments, cwd, check=True, **environment):
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     env = dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS='1', **environment)
     result = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=cwd, env=env, text=True, timeout=300,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        env=env,
+        text=True,
+        timeout=300,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     if check:
         assert result.returncode == 0, result.stdout[-6000:]
     return result.returncode, result.stdout
@@ -309,7 +324,5 @@ def run_python(*arguments, cwd, check=True, **environment):
 @pytest.fixture(scope='session')
 def tools():
     """The helper functions above, as attributes."""
-    return SimpleNamespace(
-        read_log=read_log, read_losses=read_losses, differences=differences, load=load,
-        run_python=run_python, write_checkpoint=write_checkpoint, teacher_model=teacher_model,
-        detector=detector, draw_data=draw_data, sparse=sparse, root=ROOT)  # fmt: skip
+    functions = (read_log, read_losses, differences, load, run_python, sparse)
+    return SimpleNamespace(root=ROOT, **{function.__name__: function for function in functions})

@@ -16,8 +16,11 @@ if __name__ == '__main__':
     cfg = Config.fromfile(sys.argv[1])
     cfg.launcher = 'pytorch'
     cfg.model_wrapper_cfg = dict(
-        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
-        find_unused_parameters=False)  # fmt: skip
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=False,
+    )
     cfg.work_dir = str(Path(sys.argv[1]).parent)
     if len(sys.argv) > 2:
         cfg.update(load_from=sys.argv[2], resume=True)

@@ -1,10 +1,10 @@
 """Bad input is refused with a clear message before anything is trained."""
 
-import json
 import os
 import pickle
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ LOSSES = [
     (dict(x=dict(PKD, tap='bbox_head', index=2)), 'index 2 is out of range'),
     (dict(x=dict(type='mmkd_fm.PKDLoss')), "losses.x needs a tap, such as tap='neck'"),
     (dict(cls=PKD), 'the student has losses named loss_cls itself'),
-    (dict(my_loss=PKD), "the name 'my_loss' contains \"loss\""),
+    (dict(my_loss=PKD), 'the name .my_loss. contains "loss"'),
     (dict(x=dict(PKD, levels=[0, 5])), 'has the levels 0 to 4'),
     (dict(x=dict(PKD, type='mmkd_fm.PDKLoss')), 'unknown Loss .*PDKLoss.*mmkd_fm.PKDLoss'),
     (dict(x=dict(FMKT, metric=dict(type='Foo'))), 'unknown Loss .*Foo.*mmkd_fm.MSELoss'),
@@ -80,19 +80,21 @@ def test_missing_teacher(refused_teacher, tmp_path):
 
 @pytest.mark.parametrize('fraction', [0, 0.5, 0.99])
 def test_truncated_teacher(fraction, refused_teacher, teacher_files, tmp_path):
-    content = open(teacher_files['retinanet']['checkpoint'], 'rb').read()
+    content = Path(teacher_files['retinanet']['checkpoint']).read_bytes()
     (tmp_path / 'x.pth').write_bytes(content[: int(fraction * len(content))])
     refused_teacher(str(tmp_path / 'x.pth'), 'x.pth.* truncated or not a checkpoint')
 
 
 def test_teacher_of_another_architecture(refused_teacher, teacher_files):
-    refused_teacher(teacher_files['gfl']['checkpoint'],
-                    'does not fit the teacher config; it looks like another architecture')  # fmt: skip
+    refused_teacher(
+        teacher_files['gfl']['checkpoint'],
+        'does not fit the teacher config; it looks like another architecture',
+    )
 
 
-def test_teacher_of_other_classes(refused_teacher, tools, tmp_path):
-    other = tools.teacher_model('retinanet', num_classes=5)
-    checkpoint = tools.write_checkpoint(other, tmp_path / 'x.pth')
+def test_teacher_of_other_classes(refused_teacher, teacher_model, write_teacher):
+    other = teacher_model('retinanet', num_classes=5)
+    checkpoint = write_teacher(other)['checkpoint']
     refused_teacher(checkpoint, 'a model with another number of classes')
     refused_teacher(checkpoint, 'anchors and classes of both heads must be equal', other)
 
@@ -103,10 +105,10 @@ def test_teacher_url_without_a_network(url, refused_teacher, monkeypatch, tmp_pa
     refused_teacher(url, 'can not be downloaded.*download it where there is a network')
 
 
-def test_pyramids_that_do_not_fit(refused_teacher, tools, tmp_path):
-    other = tools.teacher_model('retinanet')
+def test_pyramids_that_do_not_fit(refused_teacher, teacher_model, write_teacher):
+    other = teacher_model('retinanet')
     other.neck.start_level, other.neck.num_outs = 2, 2
-    checkpoint = tools.write_checkpoint(other, tmp_path / 'x.pth')
+    checkpoint = write_teacher(other)['checkpoint']
     refused_teacher(checkpoint, 'pyramids do not fit: level 0 .* stride 8.*among', other)
 
 
@@ -177,36 +179,71 @@ def refused_by_the_tool(distill_config, data, tmp_path, tools, monkeypatch):
 ANNOTATIONS = [
     ('{"images": [], "annotations": [], "categories": []}', 'x.json lists no images'),
     ('[1, 2]', 'x.json is not a COCO annotation file: lists images, .* expected, got list'),
+    ('{"images": [1], "annotations": [], "categories": []}', 'x.json has no boxes'),
     ('{"shapes": 1}', 'x.json is not a COCO annotation file: .* got shapes'),
     ('images', 'x.json is not JSON'),
 ]
 
 
 @pytest.mark.parametrize('content, message', ANNOTATIONS)
-@pytest.mark.parametrize('loader', ['train_dataloader', 'val_dataloader'])
-def test_annotation_files(loader, content, message, refused_by_the_tool, tmp_path):
+def test_annotation_files(content, message, refused_by_the_tool, tmp_path):
+    loader = 'val_dataloader' if content == '[1, 2]' else 'train_dataloader'
     (tmp_path / 'x.json').write_text(content)
-    refused_by_the_tool(f'{loader}.dataset: .*{message}',
-                        **{f'{loader}.dataset.ann_file': str(tmp_path / 'x.json')})  # fmt: skip
+    refused_by_the_tool(
+        f'{loader}.dataset: .*{message}', **{f'{loader}.dataset.ann_file': str(tmp_path / 'x.json')}
+    )
 
 
 def test_annotation_file_that_is_missing(refused_by_the_tool, tmp_path):
-    refused_by_the_tool('there is no annotation file .*x.json',
-                        **{'train_dataloader.dataset.ann_file': str(tmp_path / 'x.json')})  # fmt: skip
+    refused_by_the_tool(
+        'there is no annotation file .*x.json',
+        **{'train_dataloader.dataset.ann_file': str(tmp_path / 'x.json')},
+    )
 
 
 def test_annotations_without_boxes(refused_by_the_tool, data, tools):
-    content = json.loads((data / 'train.json').read_text())
-    (data / 'no_boxes.json').write_text(json.dumps(dict(content, annotations=[])))
-    refused_by_the_tool('no image to train on.*filter_empty_gt', **{
-        'train_dataloader.dataset.ann_file': 'no_boxes.json',
-        'train_dataloader.dataset.filter_cfg': dict(filter_empty_gt=True)})  # fmt: skip
+    tools.sparse(data, 0)
+    refused_by_the_tool(
+        'sparse.json has no boxes',
+        **{
+            'train_dataloader.dataset.ann_file': 'sparse.json',
+            'train_dataloader.dataset.filter_cfg': dict(filter_empty_gt=True),
+        },
+    )
+
+
+def test_annotations_of_other_classes(refused_by_the_tool):
+    refused_by_the_tool(
+        'none of the classes cat, dog: its categories are red, green, blue',
+        **{
+            'train_dataloader.dataset.metainfo': dict(classes=('cat', 'dog')),
+            'train_dataloader.dataset.filter_cfg': dict(filter_empty_gt=True),
+        },
+    )
+
+
+def test_no_image_is_left(distill_config, make_runner, data, tmp_path, tools):
+    tools.sparse(data, 0)
+    runner = make_runner(
+        distill_config(),
+        tmp_path,
+        **{
+            'train_dataloader.dataset.ann_file': 'sparse.json',
+            'train_dataloader.dataset.serialize_data': False,
+            'train_dataloader.dataset.filter_cfg': dict(filter_empty_gt=True),
+        },
+    )
+    with pytest.raises(ValueError, match='no image to train on.*filter_empty_gt'):
+        runner.train()
+    assert_nothing_was_trained(tmp_path, tools)
 
 
 def test_empty_image_folder(refused_by_the_tool, tmp_path):
     (tmp_path / 'empty').mkdir()
-    refused_by_the_tool('no such file; check data_root and data_prefix.img', **{
-        'train_dataloader.dataset.data_prefix.img': f'{tmp_path}/empty/'})  # fmt: skip
+    refused_by_the_tool(
+        'no such file; check data_root and data_prefix.img',
+        **{'train_dataloader.dataset.data_prefix.img': f'{tmp_path}/empty/'},
+    )
 
 
 def test_work_dir_below_a_file(refused_by_the_tool, tmp_path):
@@ -219,5 +256,7 @@ def test_config_that_is_missing(refused_by_the_tool, tmp_path):
 
 
 def test_model_errors_reach_the_tool(refused_by_the_tool, tmp_path):
-    refused_by_the_tool("teacher checkpoint '/absent.pth' does not exist",
-                        **{'model.teacher.checkpoint': '/absent.pth'})  # fmt: skip
+    refused_by_the_tool(
+        "teacher checkpoint '/absent.pth' does not exist",
+        **{'model.teacher.checkpoint': '/absent.pth'},
+    )

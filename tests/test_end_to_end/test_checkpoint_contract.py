@@ -3,8 +3,6 @@
 import pytest
 import torch
 from mmdet.apis import inference_detector, init_detector
-from mmdet.registry import MODELS
-from mmengine.registry import DefaultScope
 
 
 @pytest.fixture(scope='module')
@@ -12,24 +10,25 @@ def saved(distilled, tools):
     return tools.load(distilled.work_dir / 'epoch_2.pth')
 
 
-def built(model):
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        return MODELS.build(model)
-
-
 def tensors(value):
     if isinstance(value, torch.Tensor):
         return [value]
     items = value.values() if isinstance(value, dict) else value
-    return [t for item in items for t in tensors(item)] if isinstance(
-        value, (dict, list, tuple)) else []  # fmt: skip
+    return (
+        [t for item in items for t in tensors(item)]
+        if isinstance(value, (dict, list, tuple))
+        else []
+    )
 
 
 def keys(value):
     if isinstance(value, (list, tuple)):
         return [k for item in value for k in keys(item)]
-    return [k for key in value for k in (str(key), *keys(value[key]))] if isinstance(
-        value, dict) else []  # fmt: skip
+    return (
+        [k for key in value for k in (str(key), *keys(value[key]))]
+        if isinstance(value, dict)
+        else []
+    )
 
 
 @pytest.mark.parametrize('name', ['state_dict', 'ema_state_dict'])
@@ -52,13 +51,13 @@ def test_no_teacher_in_the_file(saved, distilled, tools):
     assert isinstance(saved['distill_state']['teacher'], str)  # a fingerprint
 
 
-def test_plain_mmdet_gives_the_same_boxes(saved, distilled, plain_config, data):
+def test_plain_mmdet_gives_the_same_boxes(saved, distilled, plain_config, data, build):
     file = str(distilled.work_dir / 'epoch_2.pth')
     cfg, image = plain_config(), str(data / 'images' / 'val_0.png')
-    built(cfg.model).load_state_dict(saved['state_dict'], strict=True)
+    build(cfg.model).load_state_dict(saved['state_dict'], strict=True)
     expected = inference_detector(init_detector(cfg, file, device='cpu'), image).pred_instances
 
-    distiller = built(distilled.cfg.model).eval()
+    distiller = build(distilled.cfg.model).eval()
     distiller.load_state_dict(saved['state_dict'], strict=True)
     distiller.cfg = cfg
     got = inference_detector(distiller, image).pred_instances
@@ -78,8 +77,9 @@ def test_runner_test_gives_the_same_metrics(distilled, plain_config, make_runner
 
 def test_load_from_a_plain_checkpoint(distill_config, plain, make_runner, tmp_path, tools):
     file = plain.work_dir / 'epoch_1.pth'
-    runner = make_runner(distill_config(), tmp_path, load_from=str(file),
-                   **{'optim_wrapper.optimizer.lr': 0.0})  # fmt: skip
+    runner = make_runner(
+        distill_config(), tmp_path, load_from=str(file), **{'optim_wrapper.optimizer.lr': 0.0}
+    )
     runner.train()
     parameters = dict(runner.model.named_parameters())
     expected = tools.load(file)['state_dict']
@@ -96,12 +96,12 @@ def test_load_from_a_checkpoint_that_fits_nowhere(distill_config, make_runner, t
     assert not list(tmp_path.glob('epoch_*.pth'))
 
 
-def test_ema_has_no_second_teacher(distilled, make_runner, tmp_path):
+def test_ema_has_no_second_teacher(distilled, make_runner, tmp_path, build):
     runner = make_runner(distilled.cfg, tmp_path)
     runner.call_hook('before_run')
     ema = next(hook.ema_model for hook in runner.hooks if hasattr(hook, 'ema_model'))
     assert ema.module.teacher is runner.model.teacher
-    student = sum(p.numel() for p in built(distilled.cfg.model.student).parameters())
+    student = sum(p.numel() for p in build(distilled.cfg.model.student).parameters())
     extras = sum(p.numel() for p in runner.model.distill_losses.parameters())
     assert sum(p.numel() for p in ema.parameters()) == student + extras
     own = {p.data_ptr() for p in runner.model.parameters()}
@@ -109,12 +109,12 @@ def test_ema_has_no_second_teacher(distilled, make_runner, tmp_path):
 
 
 @pytest.mark.slow
-def test_save_best_with_ema(distill_config, make_runner, tmp_path, tools):
+def test_save_best_with_ema(distill_config, make_runner, tmp_path, tools, build):
     cfg = distill_config(ema=True, losses='pkd', max_epochs=2)
     runner = make_runner(cfg, tmp_path, **{'default_hooks.checkpoint.save_best': 'coco/bbox_mAP'})
     runner.train()
     best = tools.load(next(tmp_path.glob('best_*.pth')))
-    built(cfg.model.student).load_state_dict(best['state_dict'], strict=True)
+    build(cfg.model.student).load_state_dict(best['state_dict'], strict=True)
     same = tools.load(tmp_path / f'epoch_{best["meta"]["epoch"]}.pth')
     for key in ('state_dict', 'ema_state_dict', 'distill_state'):
         assert tools.differences(best[key], same[key]) == []

@@ -44,8 +44,16 @@ def test_train_and_resume(trained, project, run_tool, tools):
     run_tool('mmdet', 'train.py', 'distill.py', '--work-dir', 'all_mmdet', *longer)
     output = run_tool('ours', 'train.py', 'distill.py', '--resume', *longer)
     assert 'resumed epoch: 1, iter: 4' in output
-    run_tool('mmdet', 'train.py', 'distill.py', '--work-dir', 'mmdet_resumed',
-             '--resume', trained / 'epoch_1.pth', *longer)  # fmt: skip
+    run_tool(
+        'mmdet',
+        'train.py',
+        'distill.py',
+        '--work-dir',
+        'mmdet_resumed',
+        '--resume',
+        trained / 'epoch_1.pth',
+        *longer,
+    )
     ours, *others = (
         tools.load(folder / 'epoch_2.pth')
         for folder in (trained, project / 'all_mmdet', project / 'mmdet_resumed')
@@ -59,7 +67,7 @@ def test_train_and_resume(trained, project, run_tool, tools):
 def without_teacher(project):
     """The config, with a teacher checkpoint that does not exist."""
     text = (project / 'distill.py').read_text()
-    (project / 'test.py').write_text(text.replace('/retinanet.pth', '/deleted.pth'))
+    (project / 'test.py').write_text(text.replace('/teacher.pth', '/deleted.pth'))
     assert (project / 'test.py').read_text() != text
     return 'test.py'
 
@@ -69,8 +77,19 @@ def test_evaluation(tta, trained, without_teacher, project, run_tool):
     results, metrics = [], []
     for whose in ('ours', 'mmdet'):
         out, work_dir = project / f'{whose}{len(tta)}.pkl', project / f'{whose}{len(tta)}_test'
-        run_tool(whose, 'test.py', without_teacher, trained / 'epoch_1.pth',
-                 '--work-dir', work_dir, '--out', out, '--show-dir', 'drawn', *tta)  # fmt: skip
+        run_tool(
+            whose,
+            'test.py',
+            without_teacher,
+            trained / 'epoch_1.pth',
+            '--work-dir',
+            work_dir,
+            '--out',
+            out,
+            '--show-dir',
+            'drawn',
+            *tta,
+        )
         results.append(pickle.loads(out.read_bytes()))
         metrics.append(json.loads(next(work_dir.glob('*/*.json')).read_text()))
         assert len(list(work_dir.glob('*/drawn/*.png'))) == 4

@@ -1,8 +1,13 @@
 """A run resumed at an epoch boundary is the uninterrupted run, bit for bit."""
 
+import random
 import shutil
 
+import numpy as np
 import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
 RUNS = {
     'retinanet': dict(),
@@ -14,7 +19,8 @@ RUNS = {
 }
 WORKER = {
     'train_dataloader.num_workers': 1,
-    'train_dataloader.batch_sampler': dict(type='AspectRatioBatchSampler')}  # fmt: skip
+    'train_dataloader.batch_sampler': dict(type='AspectRatioBatchSampler'),
+}
 OPTIONS = {'worker': WORKER, 'no-seed-worker': WORKER}
 COMPARED = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'distill_state')
 
@@ -43,12 +49,16 @@ def test_resume_equals_the_uninterrupted_run(name, distill_config, train, tmp_pa
 BY_ITER = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 3}
 INEXACT = {
     'persistent_workers=True, whose augmentations continue': {
-        'train_dataloader.num_workers': 1, 'train_dataloader.persistent_workers': True},
+        'train_dataloader.num_workers': 1,
+        'train_dataloader.persistent_workers': True,
+    },
     'the checkpoint is not of an epoch boundary': BY_ITER,
     'IterBasedTrainLoop augments the data that it skips anew': {
-        **BY_ITER, 'log_processor.by_epoch': False,
-        'train_cfg': dict(type='IterBasedTrainLoop', max_iters=5)},
-}  # fmt: skip
+        **BY_ITER,
+        'log_processor.by_epoch': False,
+        'train_cfg': dict(type='IterBasedTrainLoop', max_iters=5),
+    },
+}
 
 
 @pytest.mark.slow
@@ -57,25 +67,52 @@ def test_warns_where_equality_can_not_hold(reason, distill_config, train, tmp_pa
     cfg, options = distill_config(losses='pkd', max_epochs=2), dict(INEXACT[reason])
     cfg.train_cfg = options.pop('train_cfg', cfg.train_cfg)
     first = train(cfg, tmp_path / 'first', **options)
-    resumed = train(
-        cfg, tmp_path / 'resumed', resume=min(first.glob('*_[13].pth')), **options)
+    resumed = train(cfg, tmp_path / 'resumed', resume=min(first.glob('*_[13].pth')), **options)
     assert f'resume is not equal to the uninterrupted run: {reason}' in tools.read_log(resumed)
     assert tools.read_losses(resumed)  # it trains on nevertheless
+
+
+@HOOKS.register_module()
+class DrawInValidation(Hook):
+    """Draws from all generators, as a random test-time transform would."""
+
+    def after_val_epoch(self, runner, metrics=None):
+        random.random(), np.random.random(), torch.rand(1)
+
+
+@pytest.mark.slow
+def test_validation_leaves_no_trace(distill_config, train, tmp_path, tools):
+    cfg = distill_config('gfl', losses='pkd', max_epochs=2)
+    often = train(cfg, tmp_path / 'often', custom_hooks=[dict(type='DrawInValidation')])
+    late = train(cfg, tmp_path / 'late', **{'train_cfg.val_interval': 2})
+    assert 'Epoch(val) [1]' in tools.read_log(often)
+    assert 'Epoch(val) [1]' not in tools.read_log(late)
+    first, second = (tools.load(run / 'epoch_2.pth') for run in (often, late))
+    for key in ('state_dict', 'optimizer', 'distill_state'):
+        assert tools.differences(first[key], second[key], key) == []
 
 
 @pytest.mark.slow
 def test_the_teacher_may_move(distilled, train, tmp_path, tools):
     moved = shutil.copy(distilled.cfg.model.teacher.checkpoint, tmp_path / 'elsewhere.pth')
-    resumed = train(distilled.cfg, tmp_path / 'resumed', resume=distilled.work_dir / 'epoch_1.pth',
-                    **{'model.teacher.checkpoint': str(moved)})  # fmt: skip
+    resumed = train(
+        distilled.cfg,
+        tmp_path / 'resumed',
+        resume=distilled.work_dir / 'epoch_1.pth',
+        **{'model.teacher.checkpoint': str(moved)},
+    )
     expected, got = (tools.load(run / 'epoch_2.pth') for run in (distilled.work_dir, resumed))
     assert tools.differences(expected['state_dict'], got['state_dict']) == []
 
 
-def test_another_teacher_is_refused(distilled, make_runner, tmp_path, tools):
-    other = tools.write_checkpoint(tools.teacher_model('retinanet'), tmp_path / 'o.pth', seed=1)
-    runner = make_runner(distilled.cfg, tmp_path, resume=distilled.work_dir / 'epoch_1.pth',
-                   **{'model.teacher.checkpoint': other})  # fmt: skip
+def test_another_teacher_is_refused(distilled, make_runner, teacher_model, write_teacher, tmp_path):
+    other = write_teacher(teacher_model('retinanet'), seed=2)['checkpoint']
+    runner = make_runner(
+        distilled.cfg,
+        tmp_path,
+        resume=distilled.work_dir / 'epoch_1.pth',
+        **{'model.teacher.checkpoint': other},
+    )
     with pytest.raises(ValueError, match='trained with another teacher'):
         runner.train()
     assert not list(tmp_path.glob('epoch_*.pth'))

@@ -1,4 +1,4 @@
-"""What a training step does to the student: clipping, accumulation, half precision, empty images."""
+"""What a training step does: clipping, accumulation, half precision, images without boxes."""
 
 import math
 
@@ -80,8 +80,9 @@ def test_accumulated_gradients_are_the_mean(kind, distill_config, make_runner, t
 
 @pytest.mark.slow
 def test_accumulation_halves_the_number_of_updates(distill_config, train, tmp_path, tools):
-    work_dir = train(distill_config(losses='pkd'), tmp_path,
-                     **{'optim_wrapper.accumulative_counts': 2})  # fmt: skip
+    work_dir = train(
+        distill_config(losses='pkd'), tmp_path, **{'optim_wrapper.accumulative_counts': 2}
+    )
     states = tools.load(work_dir / 'epoch_1.pth')['optimizer']['state'].values()
     assert {int(state['step']) for state in states} == {2}
 
@@ -95,8 +96,11 @@ def test_bfloat16_autocast(kind, losses, distill_config, make_runner, tmp_path):
         total, logged = model.parse_losses(terms)
     total.backward()
     assert all(math.isfinite(value) for value in logged.values())
-    assert all(terms[name].dtype == torch.float32 for name in terms
-               if name.startswith(('loss_fmkt', 'loss_wttm', 'loss_pkd')))  # fmt: skip
+    assert all(
+        terms[name].dtype == torch.float32
+        for name in terms
+        if name.startswith(('loss_fmkt', 'loss_wttm', 'loss_pkd'))
+    )
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert all(grad.isfinite().all() for grad in gradients) and len(gradients) > 50
 
@@ -104,8 +108,11 @@ def test_bfloat16_autocast(kind, losses, distill_config, make_runner, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='AmpOptimWrapper needs an accelerator')
 def test_amp(distill_config, train, tmp_path, tools):
-    train(distill_config(), tmp_path,
-          **{'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'bfloat16'})  # fmt: skip
+    train(
+        distill_config(),
+        tmp_path,
+        **{'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'bfloat16'},
+    )
     assert all(math.isfinite(line['loss']) for line in tools.read_losses(tmp_path).values())
 
 
@@ -114,9 +121,14 @@ def test_amp(distill_config, train, tmp_path, tools):
 @pytest.mark.parametrize('kind', ['retinanet', 'gfl'])
 def test_images_without_boxes(kind, boxes, distill_config, train, data, tmp_path, tools):
     tools.sparse(data, boxes)
-    work_dir = train(distill_config(kind), tmp_path, **{
-        'train_dataloader.dataset.ann_file': 'sparse.json',
-        'train_dataloader.dataset.filter_cfg': dict(filter_empty_gt=False)})  # fmt: skip
+    work_dir = train(
+        distill_config(kind),
+        tmp_path,
+        **{
+            'train_dataloader.dataset.ann_file': 'sparse.json',
+            'train_dataloader.dataset.filter_cfg': dict(filter_empty_gt=False),
+        },
+    )
     losses = tools.read_losses(work_dir)
     assert len(losses) == 4  # 10 images in batches of 3: the last is of one image
     assert all(math.isfinite(value) for line in losses.values() for value in line.values())

@@ -16,8 +16,16 @@ def train_with_two(tools):
         work_dir.mkdir()
         cfg.dump(work_dir / 'config.py')
         tools.run_python(
-            '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', 2, WORKER,
-            work_dir / 'config.py', *resume, cwd=work_dir)  # fmt: skip
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc_per_node',
+            2,
+            WORKER,
+            work_dir / 'config.py',
+            *resume,
+            cwd=work_dir,
+        )
         return work_dir
 
     return run

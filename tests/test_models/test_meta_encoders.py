@@ -20,7 +20,9 @@ def test_time_embedding_by_hand(channels):
     ]
     expected = [row + [0.0] * (channels - len(row)) for row in expected]
     values = embedding(torch.tensor([1.0, 0.25], dtype=torch.float64))
-    torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        values, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-14
+    )
 
 
 def test_conv_encoder_starts_with_zero_velocity_but_not_zero_gradient():

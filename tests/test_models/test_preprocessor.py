@@ -15,10 +15,10 @@ RESIZE = dict(
 def two_views(retinanet, build):
     """The preprocessors of both and of the teacher: `two_views(teacher's changes, augments)`."""
 
-    def make(changes=(), augments=None):
+    def make(changes=None, augments=None):
         student, teacher = retinanet()['data_preprocessor'], retinanet()
         student['batch_augments'] = augments
-        teacher['data_preprocessor'].update(changes)
+        teacher['data_preprocessor'].update(changes or {})
         frozen = FrozenTeacher(dict(model=teacher, default_scope='mmdet'))
         return TwoViewPreprocessor(build(student), frozen), frozen.model.data_preprocessor
 
