@@ -173,7 +173,7 @@ def distiller(detectors, teachers):
         )
         if load:
             model.load_teacher()
-        return model.train()
+        return model
 
     return make
 

@@ -333,8 +333,14 @@ def test_building_draws_what_the_plain_student_draws(distiller, plain, generator
 
 
 @kinds
-def test_init_weights_are_the_plain_students(distiller, plain, generators, kind):
-    student, model = plain(kind, seed=11), distiller(kind, load=False, model_seed=11)
+@pytest.mark.parametrize('init_cfg', [None, dict(type='Normal', layer='Conv2d', std=0.3)], ids=str)
+def test_init_weights_are_the_plain_students(
+    distiller, detectors, build, generators, kind, init_cfg
+):
+    config = detectors[kind]()
+    config.init_cfg = init_cfg
+    student = build(config, seed=11)
+    model = distiller(kind, student=config, load=False, model_seed=11)
     extras = [p.detach().clone() for p in model.distill_losses.parameters()]
     model.state_is_kept = True  # as DistillStateHook sets it
     ends = []
