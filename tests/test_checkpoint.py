@@ -40,6 +40,7 @@ def runner_checkpoint(tmp_path_factory):
         model=Toy(),
         work_dir=str(folder),
         experiment_name='safe_loading',
+        default_scope='mmdet',  # stays the default of the tests to come
         train_dataloader=dict(
             dataset=[dict(inputs=torch.ones(2)) for _ in range(4)],
             batch_size=2,
