@@ -217,7 +217,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
     student, distilled = shown[1:]
     notes = [
         f'Plain and distilled student: the same network, {spec.train} training images, '
-        f'{student.epochs} epochs, optimiser and seed; all trained from random weights.',
+        f'{student.steps} steps, optimiser and seed, from random weights. A distilled step takes '
+        'longer (it also runs the teacher and the flow): equal in steps, not in training time.',
         f'AP on {spec.test} test images that no training has seen; the curves show '
         f'{spec.val} validation images.',
         f'{distilled.checkpoint.name} of the distilled student was loaded with strict=True into '

@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 METRICS = dict(AP='mAP', AP50='mAP_50', AP75='mAP_75', APs='mAP_s', APm='mAP_m', APl='mAP_l')
 LABELS = dict(teacher='Teacher', plain='Student, plain', distilled='Student, distilled')
 COLOURS = dict(teacher='#555555', plain='#d1663a', distilled='#2166ac')
-SCORE = 0.3  # boxes below it are not drawn
+SCORE = 0.4  # boxes below it are not drawn
 IOU = 0.5  # overlap from which a drawn box counts as right
 
 
@@ -224,6 +224,14 @@ def draw_tile(axes: plt.Axes, tile: Tile) -> None:
         )
 
 
+def tally(row: list[Tile]) -> str:
+    """How many objects a row of tiles finds, and how many boxes are wrong."""
+    right = sum(sum(tile.right) for tile in row)
+    wrong = sum(len(tile.right) for tile in row) - right
+    missed = sum(len(tile.missed) for tile in row)
+    return f'{right} found, {wrong} wrong' if wrong or missed else f'{right} objects'
+
+
 def draw_figure(results: list[Result], tiles: dict[str, list[Tile]], path: Path) -> None:
     """Curves on the left; on the right a row of tiles for each title.
 
@@ -245,7 +253,7 @@ def draw_figure(results: list[Result], tiles: dict[str, list[Tile]], path: Path)
         gridspec_kw=dict(left=0.04, right=0.995, bottom=0.005, top=0.95, wspace=0.03, hspace=0.03),
     )
     for axes_row, (title, row) in zip(grid, tiles.items()):
-        axes_row[0].set_ylabel(title, fontsize=11)
+        axes_row[0].set_ylabel(f'{title}: {tally(row)}', fontsize=10)
         for axes, tile in zip(axes_row, row):
             draw_tile(axes, tile)
     right.suptitle(

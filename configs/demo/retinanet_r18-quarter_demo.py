@@ -1,4 +1,7 @@
-"""Demo student: RetinaNet R18 of a quarter of the width, FPN 48. Plain mmdet."""
+"""Demo student: RetinaNet R18 of a quarter of the width, FPN 48, 18 epochs. Plain mmdet.
+
+    python tools/train.py configs/demo/retinanet_r18-quarter_demo.py
+"""
 
 _base_ = './retinanet_r18_demo.py'
 model = dict(

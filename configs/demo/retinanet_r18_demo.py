@@ -1,4 +1,8 @@
-"""Demo teacher: RetinaNet R18, FPN 96, from random weights. Plain mmdet."""
+"""Demo teacher: RetinaNet R18, FPN 96, 18 epochs from random weights. Plain mmdet.
+
+    python tools/make_demo_data.py data/demo
+    python tools/train.py configs/demo/retinanet_r18_demo.py --work-dir work_dirs/demo/teacher
+"""
 
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
