@@ -24,7 +24,6 @@ fmkt = dict(
     loss_weight=4.0,
     theta_weight=4.0,
 )
-# Above a weight of about 1 it would outweigh the student's own classification loss.
 wttm = dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0, gamma=0.7, loss_weight=0.25)
 
 # Baselines.

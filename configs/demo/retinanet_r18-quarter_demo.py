@@ -1,5 +1,7 @@
 """Demo student: RetinaNet R18 of a quarter of the width, FPN 48, 18 epochs. Plain mmdet.
 
+Part of `make demo`; by itself:
+
     python tools/train.py configs/demo/retinanet_r18-quarter_demo.py
 """
 

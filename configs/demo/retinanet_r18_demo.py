@@ -1,5 +1,7 @@
 """Demo teacher: RetinaNet R18, FPN 96, 18 epochs from random weights. Plain mmdet.
 
+Part of `make demo`; by itself:
+
     python tools/make_demo_data.py data/demo
     python tools/train.py configs/demo/retinanet_r18_demo.py --work-dir work_dirs/demo/teacher
 """
