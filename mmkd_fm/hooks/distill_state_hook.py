@@ -166,6 +166,8 @@ def _inexact(runner, state: dict) -> list:
             'persistent_workers=True, whose augmentations continue from epoch to epoch; set '
             'train_dataloader.persistent_workers=False where that matters'
         )
+    if getattr(_distiller(runner).data_preprocessor, 'batch_augments', None) is not None:
+        reasons.append('batch augmentations, whose state (the next image size, say) is not saved')
     if state['processes'] != get_world_size():
         reasons.append(
             f'the checkpoint is of {state["processes"]} processes, this run has {get_world_size()}'
