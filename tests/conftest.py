@@ -211,13 +211,23 @@ def generators():
     return read
 
 
-@pytest.fixture
-def iteration():
-    """Set the training iteration that the flows see; 0 again afterwards."""
+def _message(key):
     from mmengine.logging import MessageHub
 
     hub = MessageHub.get_current_instance()
-    before = hub.get_info('iter', 0)
-    hub.update_info('iter', 0)
-    yield lambda value: hub.update_info('iter', value)
-    hub.update_info('iter', before)
+    before = hub.get_info(key, 0)
+    hub.update_info(key, 0)
+    yield lambda value: hub.update_info(key, value)
+    hub.update_info(key, before)
+
+
+@pytest.fixture
+def iteration():
+    """Set the training iteration that the flows see; 0 again afterwards."""
+    yield from _message('iter')
+
+
+@pytest.fixture
+def epoch():
+    """Set the epoch that the flows see; 0 again afterwards."""
+    yield from _message('epoch')

@@ -10,20 +10,25 @@ distill_hooks = dict(
     distill_data=dict(type='mmkd_fm.DataCheckHook'),
 )
 
-# FM-KT on the pyramid at zero inference cost. The weights are the best that were tried on BCCD
-# (docs/results/bccd.md). P7 is left out, as in the authors' configs.
+# The flow of FM-KT: one for each level, shared by all its steps.
+flow = dict(
+    meta_encoder=dict(type='mmkd_fm.ConvMetaEncoder'), schedule='rectified', num_steps=[1, 2, 4]
+)
+
+# FM-KT^Theta: the flow in training only, zero inference cost. The weights are the best that were
+# tried on BCCD (docs/results/bccd.md). P7 is left out, as in the authors' configs.
 fmkt = dict(
     type='mmkd_fm.FMKTLoss',
     tap='neck',
     levels=[0, 1, 2, 3],
-    flow=dict(
-        meta_encoder=dict(type='mmkd_fm.ConvMetaEncoder'), schedule='rectified', num_steps=[1, 2, 4]
-    ),
+    flow=flow,
     objective=dict(type='mmkd_fm.EndpointMatching'),
     metric=dict(type='mmkd_fm.PKDLoss'),
     loss_weight=4.0,
     theta_weight=4.0,
 )
+# FM-KT with the flow at inference: the flow is the student's, in its FlowNeck.
+fmkt_neck = dict(type='mmkd_fm.FMKTLoss', tap='neck', flow='neck', loss_weight=4.0, theta_weight=0)
 wttm = dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0, gamma=0.7, loss_weight=0.25)
 
 # Baselines.

@@ -1,4 +1,4 @@
-"""FM-KT + WTTM on BCCD, RetinaNet R18 -> R18 of a quarter of the width, 16 epochs from scratch.
+"""FM-KT + WTTM on BCCD, RetinaNet R18 -> R18 of a quarter of the width, 48 epochs from scratch.
 
 Measured by us: docs/results/bccd.md. Train the teacher first, with retinanet_r18_bccd.py.
 

@@ -1,4 +1,4 @@
-"""BCCD student: RetinaNet R18 of a quarter of the width, FPN 64, 16 epochs from random weights.
+"""BCCD student: RetinaNet R18 of a quarter of the width, FPN 64, 48 epochs from random weights.
 
 python tools/train.py configs/bccd/retinanet_r18-quarter_bccd.py
 """
@@ -6,7 +6,7 @@ python tools/train.py configs/bccd/retinanet_r18-quarter_bccd.py
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     '../_base_/datasets/bccd.py',
-    '../_base_/schedules/from_scratch.py',
+    '../_base_/schedules/from_scratch_48e.py',
     'mmdet::_base_/default_runtime.py',
 ]
 model = dict(

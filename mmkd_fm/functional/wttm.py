@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-def _precise(x: Tensor) -> Tensor:
-    """``x`` in float32 if it came in half precision."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+from mmkd_fm.functional.logit_divergences import (
+    batch_mean,
+    check_logits,
+    kl_divergence,
+    precise,
+)
 
 
 def power_sum(teacher_logits: Tensor, gamma: float) -> Tensor:
@@ -25,20 +27,13 @@ def power_sum(teacher_logits: Tensor, gamma: float) -> Tensor:
     Returns:
         Shape (...), between 1 (one-hot) and C^(1 - gamma) (uniform).
     """
-    log_p = F.log_softmax(_precise(teacher_logits), dim=-1)
+    log_p = F.log_softmax(precise(teacher_logits), dim=-1)
     return torch.logsumexp(gamma * log_p, dim=-1).exp()
 
 
 def _divergence(student_logits: Tensor, teacher_logits: Tensor, gamma: float) -> Tensor:
     """KL(p_hat || q) per sample, shape (...)."""
-    log_q = F.log_softmax(_precise(student_logits), dim=-1)
-    log_p_hat = F.log_softmax(gamma * _precise(teacher_logits), dim=-1)
-    return F.kl_div(log_q, log_p_hat, reduction='none', log_target=True).sum(dim=-1)
-
-
-def _batch_mean(values: Tensor) -> Tensor:
-    """Mean that is 0, connected to the graph, for an empty batch."""
-    return values.sum() / max(values.numel(), 1)
+    return kl_divergence(precise(student_logits), gamma * precise(teacher_logits))
 
 
 def ttm_loss(student_logits: Tensor, teacher_logits: Tensor, gamma: float) -> Tensor:
@@ -49,10 +44,14 @@ def ttm_loss(student_logits: Tensor, teacher_logits: Tensor, gamma: float) -> Te
         teacher_logits: Shape (N, C).
         gamma: Power in (0, 1]; 1 / temperature of the teacher.
 
+    Raises:
+        ValueError: If the shapes differ.
+
     Example:
         >>> ttm_loss(torch.randn(8, 10), torch.randn(8, 10), gamma=0.5)
     """
-    return _batch_mean(_divergence(student_logits, teacher_logits, gamma))
+    check_logits(student_logits, teacher_logits, 'ttm_loss')
+    return batch_mean(_divergence(student_logits, teacher_logits, gamma))
 
 
 def wttm_loss(student_logits: Tensor, teacher_logits: Tensor, gamma: float) -> Tensor:
@@ -63,11 +62,15 @@ def wttm_loss(student_logits: Tensor, teacher_logits: Tensor, gamma: float) -> T
         teacher_logits: Shape (N, C).
         gamma: Power in (0, 1].
 
+    Raises:
+        ValueError: If the shapes differ.
+
     Example:
         >>> wttm_loss(torch.randn(8, 10), torch.randn(8, 10), gamma=0.5)
     """
+    check_logits(student_logits, teacher_logits, 'wttm_loss')
     weight = power_sum(teacher_logits, gamma)
-    return _batch_mean(weight * _divergence(student_logits, teacher_logits, gamma))
+    return batch_mean(weight * _divergence(student_logits, teacher_logits, gamma))
 
 
 def bernoulli_wttm(student_logits: Tensor, teacher_logits: Tensor, gamma: float) -> Tensor:
@@ -84,7 +87,7 @@ def bernoulli_wttm(student_logits: Tensor, teacher_logits: Tensor, gamma: float)
     Returns:
         ``U KL(p_hat || q)`` of each element, the same shape; its gradient is ``U (q - p_hat)``.
     """
-    s, t = _precise(student_logits), _precise(teacher_logits)
+    s, t = precise(student_logits), precise(teacher_logits)
     log_p, log_not_p = F.logsigmoid(t), F.logsigmoid(-t)
     weight = (gamma * log_p).exp() + (gamma * log_not_p).exp()
     log_p_hat, log_not_p_hat = F.logsigmoid(gamma * t), F.logsigmoid(-gamma * t)
@@ -107,5 +110,5 @@ def background_softmax_wttm(student_logits: Tensor, teacher_logits: Tensor, gamm
     Returns:
         ``U KL(p_hat || q)`` of each location, shape (...).
     """
-    s, t = (F.pad(_precise(logits), (0, 1)) for logits in (student_logits, teacher_logits))
+    s, t = (F.pad(precise(logits), (0, 1)) for logits in (student_logits, teacher_logits))
     return power_sum(t, gamma) * _divergence(s, t, gamma)

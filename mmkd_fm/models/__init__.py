@@ -2,26 +2,59 @@
 
 from mmkd_fm.models.distiller import Distiller
 from mmkd_fm.models.flow import Flow
+from mmkd_fm.models.flow_neck import FlowedPyramid, FlowNeck
 from mmkd_fm.models.losses import (
+    CosineLoss,
     CWDLoss,
+    DISTLoss,
+    DKDLoss,
     EndpointMatching,
     FMKTLoss,
+    KDLoss,
     MSELoss,
     PKDLoss,
+    TTMLoss,
     VelocityMatching,
     WTTMLoss,
 )
-from mmkd_fm.models.meta_encoders import ConvMetaEncoder
+from mmkd_fm.models.meta_encoders import (
+    ConvMetaEncoder,
+    ConvNeXtMetaEncoder,
+    DepthwiseMetaEncoder,
+    MLPMetaEncoder,
+    ResidualConvMetaEncoder,
+    WindowTransformerMetaEncoder,
+)
+from mmkd_fm.models.time_embeddings import (
+    LinearTimeEmbedding,
+    MLPTimeEmbedding,
+    StepBranchTimeEmbedding,
+)
 
 __all__ = [
     'CWDLoss',
     'ConvMetaEncoder',
+    'ConvNeXtMetaEncoder',
+    'CosineLoss',
+    'DISTLoss',
+    'DKDLoss',
+    'DepthwiseMetaEncoder',
     'Distiller',
     'EndpointMatching',
     'FMKTLoss',
     'Flow',
+    'FlowNeck',
+    'FlowedPyramid',
+    'KDLoss',
+    'LinearTimeEmbedding',
+    'MLPMetaEncoder',
+    'MLPTimeEmbedding',
     'MSELoss',
     'PKDLoss',
+    'ResidualConvMetaEncoder',
+    'StepBranchTimeEmbedding',
+    'TTMLoss',
     'VelocityMatching',
     'WTTMLoss',
+    'WindowTransformerMetaEncoder',
 ]

@@ -1,5 +1,6 @@
 """The Distiller: an unedited student with a frozen teacher beside it."""
 
+import inspect
 from typing import Any, Optional, Union
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mmkd_fm.generators import preserved_generators
 from mmkd_fm.models.alignment import Tapped, measure
 from mmkd_fm.models.preprocessor import TwoViewPreprocessor
-from mmkd_fm.models.taps import Tap, find_module, read, record
+from mmkd_fm.models.taps import Tap, Taps, find_module, make_taps, read, record, tap_paths
 from mmkd_fm.models.teacher import FrozenTeacher
 from mmkd_fm.registry import MODELS, build_part
 
@@ -35,8 +36,10 @@ class Distiller(BaseModel):
         teacher: Arguments of `FrozenTeacher`: config and checkpoint.
         losses: Name of each term and its config: a registered loss of (student, teacher), with
             `tap` (module path, of the teacher too unless `teacher_tap` is given) and optionally
-            `index` (item of the module's output) and `teacher_index`. A term of `loss_weight` 0 is
-            left out; with none left the teacher is not even built.
+            `index` (item of the module's output) and `teacher_index`. A loss that compares several
+            outputs has a dict of paths as its tap, and is given a dict. One whose forward has a
+            parameter `data_samples` is given those of the batch. A term of `loss_weight` 0 is left
+            out; with none left the teacher is not even built.
         task_loss_weight: Factor of the student's own losses.
         seed: Seed of the initial weights of what is trained besides the student. None takes the
             run's seed.
@@ -57,7 +60,7 @@ class Distiller(BaseModel):
     def __init__(
         self,
         student: dict,
-        teacher: dict,
+        teacher: Optional[dict],
         losses: dict[str, dict],
         task_loss_weight: float = 1.0,
         seed: Optional[int] = None,
@@ -70,7 +73,7 @@ class Distiller(BaseModel):
             student.setdefault('data_preprocessor', data_preprocessor)
         student_model: BaseModel = MODELS.build(student)
         losses = {name: cfg for name, cfg in losses.items() if cfg.get('loss_weight', 1) != 0}
-        self_teacher = FrozenTeacher(**teacher) if losses else None
+        self_teacher = FrozenTeacher(**teacher) if losses and teacher is not None else None
         preprocessor = student_model.data_preprocessor
         super().__init__(
             TwoViewPreprocessor(preprocessor, self_teacher) if self_teacher else preprocessor
@@ -79,8 +82,8 @@ class Distiller(BaseModel):
         self.task_loss_weight = task_loss_weight
         self.state_is_kept = False  # set by DistillStateHook
         self._adopt(student_model)
-        self.student_taps: dict[str, Tap] = {}
-        self.teacher_taps: dict[str, Tap] = {}
+        self.student_taps: dict[str, Taps] = {}
+        self.teacher_taps: dict[str, Taps] = {}
         with preserved_generators():
             torch.manual_seed(_run_seed() if seed is None else seed)
             self.add_module(EXTRAS, nn.ModuleDict(self._build_losses(losses)))
@@ -108,19 +111,21 @@ class Distiller(BaseModel):
             if 'tap' not in cfg:
                 raise ValueError(f"losses.{name} needs a tap, such as tap='neck'")
             tap, index = cfg.pop('tap'), cfg.pop('index', None)
-            self.student_taps[name] = Tap(tap, index)
-            self.teacher_taps[name] = Tap(
-                cfg.pop('teacher_tap', tap), cfg.pop('teacher_index', index)
-            )
+            self.student_taps[name] = make_taps(tap, index)
+            teacher_tap = make_taps(cfg.pop('teacher_tap', tap), cfg.pop('teacher_index', index))
+            if self.teacher is not None:
+                self.teacher_taps[name] = teacher_tap
             losses[name] = build_part(cfg, 'Loss')
         if not losses:
             return losses
-        student = _measure(self.student, self.student_taps, 'student')
-        teacher = _measure(self.teacher.model, self.teacher_taps, 'teacher')
+        measured = [_measure(self.student, self.student_taps, 'student')]
+        if self.teacher is not None:
+            measured.append(_measure(self.teacher.model, self.teacher_taps, 'teacher'))
         for name, loss in losses.items():
+            tapped = [owner[name] for owner in measured]
             if hasattr(loss, 'connect'):
-                loss.connect(student[name], teacher[name])
-            print_log(f'distillation {name}: {student[name]} <- {teacher[name]}', 'current')
+                loss.connect(*tapped)
+            print_log(f'distillation {name}: {" <- ".join(map(_describe, tapped))}', 'current')
         return losses
 
     def init_weights(self) -> None:
@@ -180,9 +185,10 @@ class Distiller(BaseModel):
                     "teacher_inputs is missing; it comes from this model's data_preprocessor with "
                     'training=True'
                 )
-            paths = {tap.path for tap in self.teacher_taps.values()}
-            teacher_records = self.teacher.forward(teacher_inputs, paths)
-        with record(self.student, {tap.path for tap in self.student_taps.values()}) as records:
+            teacher_records = self.teacher.forward(
+                teacher_inputs, tap_paths(self.teacher_taps.values())
+            )
+        with record(self.student, tap_paths(self.student_taps.values())) as records:
             losses = dict(self.student(inputs, data_samples, mode='loss'))
         if self.task_loss_weight != 1:
             losses = {
@@ -190,11 +196,11 @@ class Distiller(BaseModel):
             }
         terms: dict[str, Tensor] = {}
         for name, loss in self.distill_losses.items():
-            term = loss(
-                read(records, self.student_taps[name], self.student),
-                read(teacher_records, self.teacher_taps[name], self.teacher.model),
-            )
-            terms.update(_named(name, term))
+            outputs = [read(records, self.student_taps[name], self.student)]
+            if self.teacher is not None:
+                outputs.append(read(teacher_records, self.teacher_taps[name], self.teacher.model))
+            more = dict(data_samples=data_samples) if _takes_data_samples(loss) else {}
+            terms.update(_named(name, loss(*outputs, **more)))
         taken = sorted(set(terms) & set(losses))
         if taken:
             raise ValueError(
@@ -253,13 +259,22 @@ def _run_seed() -> int:
     return seeds[0]
 
 
-def _measure(model: nn.Module, taps: dict[str, Tap], owner: str) -> dict[str, Tapped]:
+def _takes_data_samples(loss: nn.Module) -> bool:
+    return 'data_samples' in inspect.signature(loss.forward).parameters
+
+
+def _describe(tapped: Union[Tapped, dict[str, Tapped]]) -> str:
+    return ' and '.join(map(str, tapped.values())) if isinstance(tapped, dict) else str(tapped)
+
+
+def _measure(
+    model: nn.Module, taps: dict[str, Taps], owner: str
+) -> dict[str, Union[Tapped, dict[str, Tapped]]]:
     """Channels and strides at each tap, from one small forward that leaves no trace."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     image = torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
-    paths = {tap.path for tap in taps.values()}
-    with torch.no_grad(), record(model, paths) as records:
+    with torch.no_grad(), record(model, tap_paths(taps.values())) as records:
         try:
             model(image, mode='tensor')  # to its end, so that a module called twice is seen
         except Exception:  # heads of two-stage models need proposals; the taps have fired by then
@@ -267,14 +282,14 @@ def _measure(model: nn.Module, taps: dict[str, Tap], owner: str) -> dict[str, Ta
                 raise
     for module, mode in training.items():
         module.training = mode
+
+    def tapped(tap: Tap) -> Tapped:
+        levels = measure(read(records, tap, model), _PROBE_SIZE)
+        return Tapped(owner, tap, find_module(model, tap.path), levels)
+
     return {
-        name: Tapped(
-            owner,
-            tap,
-            find_module(model, tap.path),
-            measure(read(records, tap, model), _PROBE_SIZE),
-        )
-        for name, tap in taps.items()
+        name: {part: tapped(tap) for part, tap in t.items()} if isinstance(t, dict) else tapped(t)
+        for name, t in taps.items()
     }
 
 

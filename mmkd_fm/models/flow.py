@@ -1,14 +1,20 @@
 """A flow: meta-encoder, time embedding, schedule and the number of steps to take."""
 
-from collections.abc import Sequence
-from typing import Union
+from collections.abc import Callable, Sequence
+from typing import Optional, Union
 
 import torch
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
-from mmkd_fm.functional import Transport, draw_num_steps, get_schedule, transport
-from mmkd_fm.models.meta_encoders import TimeEmbedding
+from mmkd_fm.functional import (
+    Transport,
+    check_num_steps,
+    draw_num_steps,
+    get_schedule,
+    transport,
+    warm_up_num_steps,
+)
 from mmkd_fm.registry import MODELS, build_part
 
 
@@ -16,18 +22,22 @@ from mmkd_fm.registry import MODELS, build_part
 class Flow(nn.Module):
     """Transports one feature map along a learned velocity (FM-KT, arXiv 2402.02012).
 
-    One meta-encoder serves all steps.
+    One meta-encoder serves all steps. It predicts the residual X^S - X^T, which for the rectified
+    flow is the velocity itself.
 
     Args:
         channels: Channels of the feature map.
         meta_encoder: Config of the velocity network; it is given `channels`.
+        time_embedding: Config of the time embedding; it is given `channels`.
         schedule: Name of the noise schedule.
         num_steps: Steps of a training iteration, or several numbers to draw from: the draw is a
             pure function of `seed` and the iteration.
         seed: Seed of the draws.
+        warmup_epochs: Limits the steps early in training, see `warm_up_num_steps`; 0 does not.
+        checkpoint: Recompute each step in the backward pass: less memory, more time.
 
     Raises:
-        ValueError: If a number of steps is below 1, or the schedule is unknown.
+        ValueError: If a number of steps is negative or not whole, or a name unknown.
 
     Example:
         >>> Flow(64, num_steps=[1, 2, 4])(torch.randn(2, 64, 32, 32)).endpoint
@@ -37,27 +47,63 @@ class Flow(nn.Module):
         self,
         channels: int,
         meta_encoder: dict = dict(type='mmkd_fm.ConvMetaEncoder'),  # noqa: B006 (read only)
+        time_embedding: dict = dict(type='mmkd_fm.LinearTimeEmbedding'),  # noqa: B006
         schedule: str = 'rectified',
         num_steps: Union[int, Sequence[int]] = (1, 2, 4),
         seed: int = 0,
+        warmup_epochs: int = 0,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.num_steps = (num_steps,) if isinstance(num_steps, int) else tuple(num_steps)
-        if not self.num_steps or min(self.num_steps) < 1:
-            raise ValueError(f'num_steps must be 1 or more in training, but got {num_steps}')
-        get_schedule(schedule)
-        self.schedule = schedule
+        self.num_steps = check_num_steps(num_steps)
+        self.schedule = get_schedule(schedule)
         self.seed = seed
-        self.time_embedding = TimeEmbedding(channels)
+        self.warmup_epochs = warmup_epochs
+        self.checkpoint = checkpoint
+        self.time_embedding = build_part(time_embedding, 'TimeEmbedding', channels=channels)
         self.meta_encoder = build_part(meta_encoder, 'MetaEncoder', channels=channels)
 
-    def forward(self, x: Tensor) -> Transport:
-        """Transport ``x``, shape (N, C, H, W), in float32 at least."""
-        iteration = MessageHub.get_current_instance().get_info('iter', 0)
-        steps = draw_num_steps(self.num_steps, self.seed, iteration)
-        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        return transport(x, self.velocity, steps, self.schedule)
+    def draw_num_steps(self) -> int:
+        """Number of steps of the current training iteration, 0 if that is drawn."""
+        hub = MessageHub.get_current_instance()
+        steps = draw_num_steps(self.num_steps, self.seed, hub.get_info('iter', 0))
+        return warm_up_num_steps(steps, hub.get_info('epoch', 0), self.warmup_epochs)
 
-    def velocity(self, z: Tensor, t: Tensor) -> Tensor:
-        """Velocity at the state ``z``, shape (N, C, H, W), and time ``t``, shape (N,)."""
-        return self.meta_encoder(z, self.time_embedding(t)).to(z.dtype)
+    def forward(
+        self,
+        x: Tensor,
+        num_steps: Optional[int] = None,
+        solver: str = 'euler',
+        step_loss: Optional[Callable[[Tensor, Tensor, Tensor], Tensor]] = None,
+        keep_steps: bool = False,
+    ) -> Transport:
+        """Transport ``x``, in float32 at least.
+
+        Args:
+            x: Shape (N, C, H, W).
+            num_steps: Number of steps; None draws that of the iteration.
+            solver: As for `transport`.
+            step_loss: As for `transport`.
+            keep_steps: As for `transport`.
+        """
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+
+        def velocity(z: Tensor, t: Tensor) -> Tensor:
+            residual = self.meta_encoder(z, self.time_embedding(t, z)).to(z.dtype)
+            if residual.shape != z.shape:
+                raise ValueError(
+                    f'a meta-encoder keeps channels and size: {type(self.meta_encoder).__name__} '
+                    f'was given {tuple(z.shape)}, but returned {tuple(residual.shape)}'
+                )
+            return self.schedule.residual_velocity(x, residual, t)
+
+        return transport(
+            x,
+            velocity,
+            self.draw_num_steps() if num_steps is None else num_steps,
+            self.schedule,
+            solver=solver,
+            step_loss=step_loss,
+            checkpoint=self.checkpoint and self.training,
+            keep_steps=keep_steps,
+        )

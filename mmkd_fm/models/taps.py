@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from torch import Tensor, nn
 
@@ -29,6 +29,24 @@ class Tap:
 
     def __str__(self) -> str:
         return self.path if self.index is None else f'{self.path}[{self.index}]'
+
+
+Taps = Union[Tap, dict[str, Tap]]
+"""What one loss reads: a tap, or several by name."""
+
+
+def make_taps(path: Union[str, dict[str, str]], index: Optional[int] = None) -> Taps:
+    """A tap for a path, or for each path of a dict, all with the same index."""
+    if isinstance(path, dict):
+        return {name: Tap(p, index) for name, p in path.items()}
+    return Tap(path, index)
+
+
+def tap_paths(taps: Iterable[Taps]) -> set[str]:
+    """All module paths in ``taps``."""
+    return {
+        tap.path for some in taps for tap in (some.values() if isinstance(some, dict) else [some])
+    }
 
 
 class _AllRecorded(Exception):
@@ -113,14 +131,16 @@ def record(model: nn.Module, paths: Iterable[str], stop_early: bool = False) -> 
                 module.forward = originals[path]
 
 
-def read(records: Records, tap: Tap, model: nn.Module) -> Any:
-    """What ``tap`` recorded.
+def read(records: Records, tap: Taps, model: nn.Module) -> Any:
+    """What ``tap`` recorded; a dict for a dict of taps.
 
     Raises:
         RuntimeError: If the module was not called exactly once, or its output was modified in place
             after it was recorded.
         ValueError: If the output has no such item.
     """
+    if isinstance(tap, dict):
+        return {name: read(records, one, model) for name, one in tap.items()}
     calls, name = records[tap.path], type(model).__name__
     if len(calls) != 1:
         times = 'never called' if not calls else f'called {len(calls)} times'

@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmkd_fm.functional import cwd_loss, mse_loss, pkd_loss
+from mmkd_fm.functional import cosine_loss, cwd_loss, mse_loss, pkd_loss
+
+LOSSES = [pkd_loss, cwd_loss, mse_loss, cosine_loss]
 
 
 @pytest.fixture
@@ -45,6 +47,13 @@ def test_pkd_resizes_the_student_to_the_teacher(maps):
     assert torch.equal(pkd_loss(student, teacher), pkd_loss(resized, teacher))
 
 
+def test_pkd_is_exact_in_float32_on_large_maps():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(4, 2, 200, 300) + 3, torch.randn(4, 2, 200, 300) * 5
+    expected = pkd_loss(student.double(), teacher.double()).item()
+    assert pkd_loss(student, teacher).item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_pkd_is_finite_where_a_channel_is_constant():
     student = torch.ones(2, 3, 4, 4, requires_grad=True)
     loss = pkd_loss(student, torch.randn(2, 3, 4, 4))
@@ -68,24 +77,59 @@ def test_cwd_with_a_temperature_is_that_of_divided_maps(maps):
     )
 
 
-@pytest.mark.parametrize('loss', [pkd_loss, cwd_loss, mse_loss])
+@pytest.mark.parametrize('temperature', [0, -1, float('nan')])
+def test_temperatures_must_be_positive(temperature, maps):
+    with pytest.raises(ValueError, match='temperature must be above 0'):
+        cwd_loss(*maps, temperature=temperature)
+
+
+def test_cosine_compares_directions_by_hand(maps):
+    student, teacher = maps
+    angles = torch.einsum('nchw,nchw->nhw', student, teacher)
+    angles /= (student**2).sum(1).sqrt() * (teacher**2).sum(1).sqrt()
+    assert cosine_loss(*maps).item() == pytest.approx(1 - angles.mean().item(), rel=1e-12)
+
+
+def test_cosine_ignores_the_length_of_each_vector(maps):
+    student, teacher = maps
+    length = torch.rand(2, 1, 6, 5, dtype=torch.float64) + 0.1
+    assert cosine_loss(student * length, teacher / length).item() == pytest.approx(
+        cosine_loss(student, teacher).item(), rel=1e-12
+    )
+    assert cosine_loss(student, -student * length).item() == pytest.approx(2, rel=1e-12)
+
+
+@pytest.mark.parametrize('length', [0.0, 1e-30, 1e-9])
+def test_cosine_of_a_vector_without_length_is_one_and_has_no_gradient(length, maps):
+    student, teacher = (m.float() for m in maps)
+    student[:, :, :3] *= length
+    student.requires_grad_()
+    loss = cosine_loss(student, teacher)
+    loss.backward()
+    expected = (1 + cosine_loss(student[:, :, 3:], teacher[:, :, 3:])) / 2
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert torch.equal(student.grad[:, :, :3], torch.zeros(2, 4, 3, 5))
+    assert (student.grad[:, :, 3:] != 0).all()
+
+
+@pytest.mark.parametrize('loss', LOSSES)
 def test_equal_maps_give_zero(loss, maps):
     assert loss(maps[0], maps[0].clone()).item() == pytest.approx(0, abs=1e-14)
 
 
-@pytest.mark.parametrize('loss', [pkd_loss, cwd_loss, mse_loss])
+@pytest.mark.parametrize('loss', LOSSES)
 def test_gradients_agree_with_finite_differences(loss, maps):
     student = maps[0].requires_grad_()
     assert torch.autograd.gradcheck(lambda s: loss(s, maps[1]), student)
 
 
-@pytest.mark.parametrize('loss', [pkd_loss, cwd_loss, mse_loss])
+@pytest.mark.parametrize('loss', LOSSES)
 def test_other_shapes_are_refused(loss, maps):
     with pytest.raises(ValueError, match=r'equal shape.*\(2, 4, 6, 5\).*\(2, 3, 6, 5\)'):
         loss(maps[0], maps[1][:, :3])
 
 
-@pytest.mark.parametrize('loss', [cwd_loss, mse_loss])
+@pytest.mark.parametrize('loss', LOSSES)
 def test_an_empty_batch_gives_zero_with_a_graph(loss):
     student = torch.empty(0, 4, 6, 5, requires_grad=True)
     value = loss(student, torch.empty(0, 4, 6, 5))

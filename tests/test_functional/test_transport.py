@@ -2,8 +2,11 @@ import math
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
-from mmkd_fm.functional import transport
+from mmkd_fm.functional import get_schedule, transport
 
 
 @pytest.fixture
@@ -28,12 +31,22 @@ def test_constant_velocity_is_subtracted_once(x, num_steps):
     torch.testing.assert_close(result.endpoint, x - c, rtol=0, atol=1e-15)
 
 
-def test_linear_field_converges_with_order_one(x):
-    counts = [16, 32, 64, 128, 256]
-    exact = x * math.exp(-1)
-    errors = [(transport(x, linear, n).endpoint - exact).abs().max().item() for n in counts]
+@pytest.mark.parametrize(('solver', 'order'), [('euler', 1), ('midpoint', 2), ('heun', 2)])
+@pytest.mark.parametrize(
+    ('field', 'factor'),
+    [
+        (linear, math.exp(-1)),  # dz/dt = z from t = 1 to 0
+        (lambda z, t: z * 2 * t[:, None, None, None], math.exp(-1)),  # z exp(t^2 - 1)
+    ],
+)
+def test_solvers_converge_with_their_order(x, solver, order, field, factor):
+    counts = [64, 128, 256, 512]
+    exact = x * factor
+    errors = [
+        (transport(x, field, n, solver=solver).endpoint - exact).abs().max().item() for n in counts
+    ]
     slopes = [math.log(a / b) / math.log(2) for a, b in zip(errors, errors[1:])]
-    assert slopes == pytest.approx([1] * 4, abs=0.05)
+    assert slopes == pytest.approx([order] * 3, abs=0.05)
 
 
 def test_no_steps_pass_on_the_input_itself(x):
@@ -52,7 +65,7 @@ def test_one_step_is_one_evaluation(x):
 @pytest.mark.parametrize('num_steps', [1, 2, 4, 8])
 def test_endpoint_is_the_mean_of_the_estimates_and_the_euler_endpoint(x, num_steps):
     result = transport(x, uneven, num_steps)
-    assert torch.equal(result.endpoint, result.estimates.mean(dim=0))
+    torch.testing.assert_close(result.endpoint, result.estimates.mean(dim=0), rtol=0, atol=1e-15)
     z = x
     for i in range(num_steps, 0, -1):
         z = z - uneven(z, torch.full((3,), i / num_steps, dtype=torch.float64)) / num_steps
@@ -98,8 +111,142 @@ def test_gradients_flow_through_the_whole_chain(x):
     assert weight.grad.item() == pytest.approx(-x.sum().item() * 0.85, rel=1e-12)
 
 
-def test_bad_arguments_are_refused(x):
-    with pytest.raises(ValueError, match='num_steps must be 0 or more, but got -1'):
-        transport(x, linear, -1)
+@pytest.mark.parametrize('solver', ['midpoint', 'heun'])
+@pytest.mark.parametrize('num_steps', [1, 4])
+def test_two_stage_solvers_by_hand(x, solver, num_steps):
+    h, z = 1 / num_steps, x
+    for i in range(num_steps, 0, -1):
+        t, end = (torch.full((3,), value * h, dtype=x.dtype) for value in (i, i - 1))
+        if solver == 'heun':
+            first = uneven(z, t)
+            z = z - h * (first + uneven(z - h * first, end)) / 2
+        else:
+            z = z - h * uneven(z - h / 2 * uneven(z, t), (t + end) / 2)
+    result = transport(x, uneven, num_steps, solver=solver)
+    torch.testing.assert_close(result.endpoint, z, rtol=0, atol=1e-14)
+    torch.testing.assert_close(result.estimates, x - result.velocities, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize('schedule', ['vp', 've'])
+@pytest.mark.parametrize('solver', ['euler', 'midpoint', 'heun'])
+@pytest.mark.parametrize('num_steps', [1, 3, 8])
+def test_the_exact_velocity_leads_to_the_teacher(x, schedule, solver, num_steps):
+    teacher = torch.randn_like(x)
+    flow = get_schedule(schedule)
+    result = transport(
+        x, lambda z, t: flow.velocity(x, teacher, t), num_steps, schedule, solver=solver
+    )
+    torch.testing.assert_close(result.endpoint, teacher, rtol=0, atol=1e-11)
+    assert result.times[0] == 1 - 1 / (2 * num_steps)
+
+
+def test_the_mean_of_the_step_losses_is_the_loss(x):
+    target = torch.randn_like(x)
+    result = transport(x, uneven, 4, step_loss=lambda e, v, t: (e - target).square().sum() * t[0])
+    expected = (result.estimates - target).square().sum(dim=(1, 2, 3, 4)) * result.times
+    torch.testing.assert_close(result.loss, expected.mean(), rtol=1e-14, atol=0)
+    assert transport(x, uneven, 4).loss is None
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors made inside that are still alive."""
+
+    def __init__(self):
+        super().__init__()
+        self._storages = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_flatten(result)[0]:
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self._storages[StorageWeakRef(storage)] = storage.nbytes()
+        return result
+
+    def count(self):
+        return sum(nbytes for ref, nbytes in self._storages.items() if not ref.expired())
+
+
+@pytest.fixture
+def problem():
+    """A network, its input and a step loss with many intermediate results."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(8, 8, 3, padding=1, bias=False),
+        torch.nn.GroupNorm(1, 8),
+        torch.nn.SiLU(),
+        torch.nn.Conv2d(8, 8, 3, padding=1, bias=False),
+    ).double()
+    x = torch.randn(2, 8, 16, 16, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(2, 8, 16, 16, dtype=torch.float64)
+
+    def run(num_steps, **kwargs):
+        return transport(
+            x,
+            lambda z, t: net(z + t[:, None, None, None]),
+            num_steps,
+            step_loss=lambda e, v, t: (torch.tanh(e) - teacher).square().mean(),
+            **kwargs,
+        )
+
+    return run, x, list(net.parameters())
+
+
+@pytest.mark.parametrize('schedule', ['rectified', 'vp', 've'])
+def test_recomputed_steps_have_equal_gradients(problem, schedule):
+    run, x, parameters = problem
+    gradients = []
+    for checkpoint in (False, True):
+        result = run(3, checkpoint=checkpoint, keep_steps=False, schedule=schedule)
+        total = result.loss + result.endpoint.square().mean()
+        gradients.append(torch.autograd.grad(total, [x, *parameters]))
+    assert all(map(torch.equal, *gradients))
+    assert all(gradient.abs().max() > 0 for gradient in gradients[0])
+
+
+def test_recomputed_steps_take_one_copy_of_the_input_each(problem):
+    run, x, _ = problem
+    copies = {}
+    for checkpoint in (False, True):
+        for num_steps in (2, 10):
+            with LiveBytes() as live:
+                result = run(num_steps, checkpoint=checkpoint, keep_steps=False)
+            copies[checkpoint, num_steps] = live.count() / (x.numel() * x.element_size())
+            del result
+    per_step = {c: (copies[c, 10] - copies[c, 2]) / 8 for c in (False, True)}
+    assert per_step[True] == pytest.approx(1, abs=0.02)
+    assert per_step[False] > 5
+
+
+def test_steps_are_kept_only_when_asked_for(x):
+    with torch.no_grad():
+        result = transport(x, uneven, 4, keep_steps=False)
+        assert result.estimates is result.velocities is None
+        copies = {}
+        for keep in (False, True):
+            for n in (2, 10):
+                with LiveBytes() as live:
+                    kept = transport(x, uneven, n, keep_steps=keep)
+                copies[keep, n] = live.count() / (x.numel() * x.element_size())
+                del kept
+    assert copies[False, 10] == pytest.approx(copies[False, 2], abs=0.1)
+    assert copies[True, 10] - copies[True, 2] == pytest.approx(16, abs=0.1)
+    assert torch.equal(result.endpoint, transport(x, uneven, 4).endpoint)
+
+
+@pytest.mark.parametrize('num_steps', [-1, 1.5, '2', True, None])
+def test_numbers_of_steps_that_are_none_are_refused(x, num_steps):
+    with pytest.raises(ValueError, match=r'num_steps must be a whole number, 0 or more, but got'):
+        transport(x, linear, num_steps)
+
+
+def test_unknown_names_list_the_valid_ones(x):
     with pytest.raises(ValueError, match='valid names: .*rectified'):
         transport(x, linear, 1, schedule='euler')
+    with pytest.raises(ValueError, match="unknown solver 'rk4'; valid names: euler, heun, midpoi"):
+        transport(x, linear, 1, solver='rk4')
+
+
+def test_a_velocity_of_another_shape_is_refused(x):
+    with pytest.raises(ValueError, match=r'shape of its state, \(3, 4, 5, 5\), but got \(3, 1'):
+        transport(x, lambda z, t: z[:, :1], 2)

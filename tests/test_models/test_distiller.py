@@ -257,7 +257,7 @@ def test_images_without_boxes_and_batches_of_one(distiller, raw_batch, loss_of, 
 @kinds
 def test_bfloat16_autocast_is_finite_with_metrics_in_float32(distiller, raw_batch, loss_of, kind):
     model = distiller(kind)
-    for flow in model.distill_losses['fmkt'].flows:
+    for flow in model.distill_losses['fmkt'].flows.values():
         nn.init.normal_(flow.meta_encoder.conv2.weight, std=0.1)
     with torch.autocast('cpu', torch.bfloat16):
         loss, losses = loss_of(model, raw_batch())

@@ -1,16 +1,23 @@
 """Distillation losses: adapters from taps to the mathematics in `functional`."""
 
-from mmkd_fm.models.losses.feature import CWDLoss, FeatureLoss, MSELoss, PKDLoss
-from mmkd_fm.models.losses.fmkt import EndpointMatching, FMKTLoss, VelocityMatching
+from mmkd_fm.models.losses.feature import CosineLoss, CWDLoss, FeatureLoss, MSELoss, PKDLoss
+from mmkd_fm.models.losses.fmkt import FMKTLoss
+from mmkd_fm.models.losses.logit import DISTLoss, DKDLoss, KDLoss, TTMLoss
+from mmkd_fm.models.losses.matching import EndpointMatching, VelocityMatching
 from mmkd_fm.models.losses.wttm import WTTMLoss
 
 __all__ = [
     'CWDLoss',
+    'CosineLoss',
+    'DISTLoss',
+    'DKDLoss',
     'EndpointMatching',
     'FMKTLoss',
     'FeatureLoss',
+    'KDLoss',
     'MSELoss',
     'PKDLoss',
+    'TTMLoss',
     'VelocityMatching',
     'WTTMLoss',
 ]

@@ -7,7 +7,8 @@ from typing import Optional, Union
 import torch
 from torch import Tensor, nn
 
-from mmkd_fm.functional import cwd_loss, mse_loss, pkd_loss
+from mmkd_fm.functional import cosine_loss, cwd_loss, mse_loss, pkd_loss
+from mmkd_fm.functional.divergences import check_temperature
 from mmkd_fm.models.alignment import Tapped, as_levels, pair_levels, projection
 from mmkd_fm.registry import MODELS
 
@@ -90,8 +91,7 @@ class CWDLoss(FeatureLoss):
 
     def __init__(self, temperature: float = 1.0, **kwargs) -> None:
         super().__init__(**kwargs)
-        if temperature <= 0:
-            raise ValueError(f'temperature must be above 0, but got {temperature}')
+        check_temperature(temperature)
         self.temperature = temperature
 
     def metric(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -106,3 +106,12 @@ class MSELoss(FeatureLoss):
     def metric(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Mean squared difference."""
         return mse_loss(student, teacher)
+
+
+@MODELS.register_module()
+class CosineLoss(FeatureLoss):
+    """1 - cosine similarity at each location: see `mmkd_fm.functional.cosine_loss`."""
+
+    def metric(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Mean cosine distance of the channels at each location."""
+        return cosine_loss(student, teacher)

@@ -1,98 +1,47 @@
 """FM-KT on feature pyramids: a flow for each level, trained serially (arXiv 2402.02012)."""
 
-from collections.abc import Sequence
-from typing import Optional
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Optional, Union
 
 import torch
+from mmengine.logging import MessageHub
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
-from mmkd_fm.functional import Transport, get_schedule
-from mmkd_fm.models.alignment import Tapped, as_levels, pair_levels, projection
+from mmkd_fm.functional import Transport, decouple_pairs
+from mmkd_fm.models.alignment import Tapped, as_levels, pair_levels
+from mmkd_fm.models.flow import Flow
+from mmkd_fm.models.flow_neck import FlowedPyramid, FlowNeck
 from mmkd_fm.models.losses.feature import Features
 from mmkd_fm.registry import MODELS, build_part
 
 
 @MODELS.register_module()
-class EndpointMatching(nn.Module):
-    """Compares each step's estimate of the teacher, decoded to its channels, with the teacher.
-
-    The mapping is on the student's side, where it can't make the target easier.
-
-    Args:
-        student_channels: Channels of X^S.
-        teacher_channels: Channels of X^T.
-        schedule: Name of the noise schedule.
-    """
-
-    def __init__(self, student_channels: int, teacher_channels: int, schedule: str) -> None:
-        super().__init__()
-        del schedule
-        self.decode = projection(student_channels, teacher_channels)
-
-    def forward(self, x: Tensor, flow: Transport, teacher: Tensor, metric: nn.Module) -> Tensor:
-        """Mean over the steps of ``metric(decode(estimate), X^T)``, a scalar."""
-        del x
-        losses = [metric(self.decode(estimate), teacher) for estimate in flow.estimates]
-        return sum(losses) / len(losses)
-
-
-@MODELS.register_module()
-class VelocityMatching(nn.Module):
-    """Compares each step's velocity with the target velocity to the mapped teacher T(X^T).
-
-    T is BatchNorm and a 1x1 convolution to the student's channels, as in the authors' code. Trained
-    by the flow loss it has a trivial solution, T(X^T) -> 0 and v -> X^S, which takes the detector
-    with it; so T is frozen as it was drawn unless `train_teacher_map` asks for the authors' form.
-
-    Args:
-        student_channels: Channels of X^S.
-        teacher_channels: Channels of X^T.
-        schedule: Name of the noise schedule.
-        train_teacher_map: Train T by this loss.
-    """
-
-    def __init__(
-        self,
-        student_channels: int,
-        teacher_channels: int,
-        schedule: str,
-        train_teacher_map: bool = False,
-    ) -> None:
-        super().__init__()
-        self.schedule = get_schedule(schedule)
-        self.teacher_map = nn.Sequential()
-        self.teacher_map.add_module('bn', nn.BatchNorm2d(teacher_channels))
-        self.teacher_map.add_module(
-            'conv', nn.Conv2d(teacher_channels, student_channels, 1, bias=False)
-        )
-        if not train_teacher_map:
-            nn.init.orthogonal_(self.teacher_map.conv.weight)
-            self.teacher_map.requires_grad_(False)
-
-    def forward(self, x: Tensor, flow: Transport, teacher: Tensor, metric: nn.Module) -> Tensor:
-        """Mean over the steps of ``metric(target velocity, v)``, a scalar."""
-        mapped = self.teacher_map(teacher)
-        losses = [
-            metric(self.schedule.velocity(x, mapped, time.expand(len(x))), velocity)
-            for velocity, time in zip(flow.velocities, flow.times)
-        ]
-        return sum(losses) / len(losses)
-
-
-@MODELS.register_module()
 class FMKTLoss(nn.Module):
-    """FM-KT with a flow that exists in training only: the exported student is the plain student.
+    """Draws flows from the student's pyramid to the teacher's.
 
-    Besides the flow loss, the Theta term draws the student's own features X^S, which the head
-    reads, to the detached result of the flow: ``metric(X^S, stopgrad(mean of the estimates))``.
+    With ``flow=dict(...)`` the flows belong to this loss and exist in training only: the exported
+    student is the plain student. Besides the flow loss, the Theta term draws the student's own
+    features X^S, which the head reads, to the detached result of the flow:
+    ``metric(X^S, stopgrad(mean of the estimates))``.
+
+    With ``flow='neck'`` the flows are those of the student's `FlowNeck`, whose result the head
+    reads, in training and at inference.
 
     Args:
-        flow: Arguments of `Flow`: meta_encoder, schedule, num_steps, seed.
+        flow: Arguments of `Flow` (meta_encoder, time_embedding, schedule, num_steps, seed,
+            warmup_epochs, checkpoint), or 'neck'.
         objective: Config of the objective, `EndpointMatching` or `VelocityMatching`.
         metric: Config of the metric: any registered loss of (student, teacher).
         theta_weight: Weight of the Theta term of each level, 0 switches it off.
+        pair_ratio: Share of the batch that is compared with its own teacher; the other teachers
+            are permuted among themselves (pair decoupling). 1 permutes none.
         loss_weight: Weight of the flow loss of each level.
-        levels: Indices of the student's levels to use; None takes all.
+        levels: Indices of the student's levels to use; None takes all, or those of the FlowNeck.
+
+    Raises:
+        ValueError: If a name is unknown or a number out of range.
 
     Example:
         >>> fmkt=dict(type='mmkd_fm.FMKTLoss', tap='neck', flow=dict(num_steps=[1, 2, 4]))
@@ -100,37 +49,79 @@ class FMKTLoss(nn.Module):
 
     def __init__(
         self,
-        flow: Optional[dict] = None,
+        flow: Union[dict, str, None] = None,
         objective: dict = dict(type='mmkd_fm.EndpointMatching'),  # noqa: B006 (read only)
         metric: dict = dict(type='mmkd_fm.PKDLoss'),  # noqa: B006 (read only)
         theta_weight: float = 1.0,
+        pair_ratio: float = 1.0,
         loss_weight: float = 1.0,
         levels: Optional[Sequence[int]] = None,
     ) -> None:
         super().__init__()
-        self.flow_cfg = dict(dict(type='mmkd_fm.Flow'), **(flow or {}))
+        if isinstance(flow, str) and flow != 'neck':
+            raise ValueError(f"flow is a dict with the arguments of Flow, or 'neck'; got {flow!r}")
+        decouple_pairs(1, pair_ratio, torch.Generator())  # checks the ratio
+        self.flow_cfg = flow or {}
         self.objective_cfg = objective
         self.metric = build_part(metric, 'Loss')
         self.theta_weight = theta_weight
+        self.pair_ratio = pair_ratio
         self.loss_weight = loss_weight
         self.levels = levels
 
     def connect(self, student: Tapped, teacher: Tapped) -> None:
-        """Pair the levels and make a flow and an objective for each."""
-        self.pairs = pair_levels(student, teacher, self.levels)
-        self.flows, self.objectives = nn.ModuleList(), nn.ModuleList()
-        for i, j in self.pairs:
-            channels = student.levels[i].channels
-            flow = build_part(self.flow_cfg, 'Flow', channels=channels)
-            objective = build_part(
+        """Pair the levels, and make or find the flow and an objective for each.
+
+        Raises:
+            ValueError: If the pyramids don't fit, or there is no FlowNeck or one too many.
+        """
+        if self.flow_cfg == 'neck':
+            flows = self._neck_flows(student)
+            self.pairs = pair_levels(student, teacher, list(flows))
+        else:
+            self.pairs = pair_levels(student, teacher, self.levels)
+            flows = self.flows = nn.ModuleDict(
+                {str(i): self._make_flow(student.levels[i].channels) for i, _ in self.pairs}
+            )
+        self.objectives = nn.ModuleList(
+            build_part(
                 self.objective_cfg,
                 'Matching',
-                student_channels=channels,
+                student_channels=student.levels[i].channels,
                 teacher_channels=teacher.levels[j].channels,
                 schedule=flow.schedule,
             )
-            self.flows.append(flow)
-            self.objectives.append(objective)
+            for (i, j), flow in zip(self.pairs, flows.values())
+        )
+
+    def _make_flow(self, channels: int) -> Flow:
+        flow = build_part(
+            dict(dict(type='mmkd_fm.Flow'), **self.flow_cfg), 'Flow', channels=channels
+        )
+        if 0 in flow.num_steps:
+            raise ValueError(
+                f'num_steps={list(flow.num_steps)}: with a flow in training only, the head always '
+                f'reads the features of 0 steps; leave 0 out. A student that works with any number '
+                f"of steps has a FlowNeck in its config, and here flow='neck'"
+            )
+        return flow
+
+    def _neck_flows(self, student: Tapped) -> dict[int, Flow]:
+        neck = student.module
+        if not isinstance(neck, FlowNeck):
+            raise ValueError(
+                f"flow='neck' reads the flows of a FlowNeck, but {student} is "
+                f'{type(neck).__name__}; wrap it in the student: '
+                f"neck=dict(type='mmkd_fm.FlowNeck', neck=...)"
+            )
+        flows = {int(level): flow for level, flow in neck.flows.items()}
+        if self.levels is not None and sorted(self.levels) != list(flows):
+            raise ValueError(
+                f'levels={list(self.levels)}, but the FlowNeck transports {list(flows)}; leave '
+                f'levels out here'
+            )
+        neck.supervised = True
+        return flows
 
     def forward(self, student: Features, teacher: Features) -> dict[str, Tensor]:
         """Flow loss and Theta term, summed over the levels.
@@ -142,12 +133,24 @@ class FMKTLoss(nn.Module):
         Returns:
             `loss`, `loss_theta` (if it has a weight), and the monitor `steps`.
         """
-        students, teachers = as_levels(student), as_levels(teacher)
-        matching, theta = [], []
-        for (i, j), flow, objective in zip(self.pairs, self.flows, self.objectives):
-            x = students[i].float() if students[i].dtype != torch.float64 else students[i]
-            transported = flow(x)
-            matching.append(objective(x, transported, teachers[j], self.metric))
+        from_neck = isinstance(student, FlowedPyramid)
+        students = student.sources if from_neck else as_levels(student)
+        teachers = as_levels(teacher)
+        matching, theta, order = [], [], None
+        for (i, j), objective in zip(self.pairs, self.objectives):
+            x = students[i].to(torch.promote_types(students[i].dtype, torch.float32))
+            flow = student.flows[i] if from_neck else self.flows[str(i)]
+            if order is None:
+                order = self._pairing(flow, x)
+            target = objective.target(teachers[j] if self.pair_ratio == 1 else teachers[j][order])
+            compare = partial(objective, x=x, target=target, metric=self.metric)
+            if from_neck:
+                transported = student.transports[i]
+                loss = _compare_steps(transported, compare, flow.checkpoint)
+            else:
+                transported = flow(x, step_loss=compare)
+                loss = transported.loss
+            matching.append(loss)
             if self.theta_weight:
                 theta.append(self.metric(x, transported.endpoint.detach()))
         result = {'loss': self.loss_weight * sum(matching)}
@@ -155,3 +158,24 @@ class FMKTLoss(nn.Module):
             result['loss_theta'] = self.theta_weight * sum(theta)
         result['steps'] = matching[0].new_tensor(float(len(transported.times)))
         return result
+
+    def _pairing(self, flow: Flow, x: Tensor) -> Tensor:
+        """Whose teacher each sample is compared with: a function of seed and iteration."""
+        iteration = MessageHub.get_current_instance().get_info('iter', 0)
+        generator = torch.Generator().manual_seed((flow.seed << 32) + iteration)
+        return decouple_pairs(len(x), self.pair_ratio, generator).to(x.device)
+
+
+def _compare_steps(
+    transported: Transport, compare: Callable[[Tensor, Tensor, Tensor], Tensor], checkpoint: bool
+) -> Tensor:
+    """Mean of the step losses of a transport that has been made already."""
+    losses = []
+    for estimate, velocity, time in zip(*transported[1:4]):
+        step = (estimate, velocity, time.expand(len(estimate)))
+        losses.append(
+            recompute_in_backward(compare, *step, use_reentrant=False)
+            if checkpoint
+            else compare(*step)
+        )
+    return sum(losses) / len(losses)

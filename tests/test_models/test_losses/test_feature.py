@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from mmkd_fm import functional
-from mmkd_fm.models import CWDLoss, MSELoss, PKDLoss
+from mmkd_fm.models import CosineLoss, CWDLoss, MSELoss, PKDLoss
 from mmkd_fm.models.alignment import Level, Tapped
 from mmkd_fm.models.taps import Tap
 
@@ -26,6 +26,7 @@ def pyramid(channels, dtype=torch.float32):
         (CWDLoss(), functional.cwd_loss),
         (CWDLoss(temperature=4), lambda s, t: functional.cwd_loss(s, t, 4)),
         (MSELoss(), functional.mse_loss),
+        (CosineLoss(), functional.cosine_loss),
     ],
 )
 def test_the_module_is_the_function(module, function):
@@ -56,13 +57,18 @@ def test_students_channels_are_projected_to_the_teachers():
     assert torch.equal(loss(student, teacher), expected)
 
 
-@pytest.mark.parametrize('loss', [PKDLoss(), CWDLoss(), MSELoss()])
+@pytest.mark.parametrize('loss', [PKDLoss(), CWDLoss(), MSELoss(), CosineLoss()])
 def test_the_metric_is_float32_under_autocast(loss):
     student, teacher = (torch.randn(2, 4, 8, 8).bfloat16() for _ in range(2))
     with torch.autocast('cpu', torch.bfloat16):
         value = loss(student, teacher)
     assert value.dtype == torch.float32
     assert torch.equal(value, loss(student.float(), teacher.float()))
+
+
+@pytest.mark.parametrize('loss', [PKDLoss(), CWDLoss(), MSELoss(), CosineLoss()])
+def test_the_metric_of_float64_maps_is_float64(loss):
+    assert loss(*(torch.randn(2, 4, 8, 8).double() for _ in range(2))).dtype == torch.float64
 
 
 @pytest.mark.parametrize('temperature', [0, -1])

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def pyramid(channels):
 
 
 @pytest.fixture
-def fmkt():
+def fmkt(iteration):
     """Build a connected FMKTLoss of 4 channels: `fmkt(teacher_channels=4, moved=True, ...)`."""
 
     def make(teacher_channels=4, moved=False, **kwargs):
@@ -31,7 +32,7 @@ def fmkt():
         loss = FMKTLoss(**kwargs)
         loss.connect(tapped('student', 4), tapped('teacher', teacher_channels))
         if moved:  # away from the zero velocity of the beginning
-            for flow in loss.flows:
+            for flow in loss.flows.values():
                 nn.init.normal_(flow.meta_encoder.conv2.weight)
         return loss
 
@@ -77,8 +78,10 @@ def test_one_step_of_serial_training_equals_the_reference():
     for name, parameter in parameters.items():
         parameter.data = value(f'param.{name}')
     student = value('student').requires_grad_()
-    transported = flow(student)
-    loss = objective(student, transported, value('teacher'), PKDLoss())
+    target = objective.target(value('teacher'))
+    compare = partial(objective, x=student, target=target, metric=PKDLoss())
+    transported = flow(student, step_loss=compare, keep_steps=True)
+    loss = transported.loss
     loss.backward()
 
     def assert_equal(actual, name):
@@ -107,7 +110,8 @@ def test_theta_draws_the_students_features_only(fmkt):
 def test_theta_compares_with_the_mean_of_the_estimates(fmkt):
     loss, student = fmkt(moved=True, flow=dict(num_steps=4), theta_weight=3), pyramid(4)
     expected = 3 * sum(
-        pkd_loss(x, flow(x).estimates.mean(dim=0)) for x, flow in zip(student, loss.flows)
+        pkd_loss(x, flow(x, keep_steps=True).estimates.mean(dim=0))
+        for x, flow in zip(student, loss.flows.values())
     )
     torch.testing.assert_close(loss(student, teacher_of(4))['loss_theta'], expected)
 
@@ -121,8 +125,8 @@ def test_endpoint_matching_decodes_each_estimate(fmkt, num_steps):
     loss = fmkt(6, moved=True, flow=dict(num_steps=num_steps), loss_weight=2)
     student, teacher = pyramid(4), teacher_of(6)
     expected = 0
-    for x, t, flow, objective in zip(student, teacher, loss.flows, loss.objectives):
-        estimates = flow(x).estimates
+    for x, t, flow, objective in zip(student, teacher, loss.flows.values(), loss.objectives):
+        estimates = flow(x, keep_steps=True).estimates
         expected += 2 * sum(pkd_loss(objective.decode(e), t) for e in estimates) / num_steps
     torch.testing.assert_close(loss(student, teacher)['loss'], expected)
 
@@ -132,7 +136,7 @@ def test_all_levels_take_the_same_number_of_steps(fmkt, iteration):
     loss = fmkt(flow=dict(num_steps=[1, 2, 4], seed=7))
     steps = loss(pyramid(4), teacher_of(4))['steps']
     assert steps == draw_num_steps([1, 2, 4], 7, 3)
-    assert [len(flow(x).times) for flow, x in zip(loss.flows, pyramid(4))] == [steps] * 2
+    assert [len(flow(x).times) for flow, x in zip(loss.flows.values(), pyramid(4))] == [steps] * 2
 
 
 @pytest.mark.parametrize('objective', ['EndpointMatching', 'VelocityMatching'])
@@ -157,7 +161,7 @@ def test_metric_and_flow_are_configurable(fmkt):
     [
         (dict(objective=dict(type='mmkd_fm.Matching')), 'EndpointMatching, mmkd_fm.Velocity'),
         (dict(flow=dict(meta_encoder=dict(type='No'))), 'valid names: mmkd_fm.ConvMetaEncoder'),
-        (dict(flow=dict(schedule='vp')), 'valid names: .*rectified'),
+        (dict(flow=dict(schedule='linear')), 'valid names: .*rectified'),
         (dict(metric=dict(type='No')), 'valid names: .*mmkd_fm.PKDLoss'),
     ],
 )
@@ -175,7 +179,8 @@ def _train_on_noise(train_teacher_map, steps=200):
     losses = []
     for _ in range(steps):
         student, teacher = torch.randn(8, 4, 6, 6), torch.randn(8, 6, 6, 6)
-        loss = objective(student, flow(student), teacher, MSELoss())
+        compare = partial(objective, x=student, target=objective.target(teacher), metric=MSELoss())
+        loss = flow(student, step_loss=compare).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -3,7 +3,7 @@ from functools import cache
 import pytest
 import torch
 
-from mmkd_fm.functional import background_softmax_wttm, bernoulli_wttm
+from mmkd_fm.functional import background_softmax_wttm, bernoulli_wttm, wttm_loss
 from mmkd_fm.models import WTTMLoss
 from mmkd_fm.models.alignment import Level, Tapped
 from mmkd_fm.models.taps import Tap
@@ -122,6 +122,42 @@ def test_half_precision_logits_are_compared_in_float32(wttm, form, dtype):
     expected = loss([x.float() for x in student], [x.float() for x in teacher])['loss']
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, expected)
+
+
+@forms
+def test_float64_logits_are_compared_in_float64(wttm, form):
+    student, teacher = ([x.double() for x in scores()] for _ in range(2))
+    w = rows(teacher).sigmoid().amax(dim=-1)
+    expected = (w * ROWS[form](rows(student), rows(teacher), 0.7)).sum() / w.sum()
+    loss = wttm(form=form)(student, teacher)['loss']
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+
+
+def test_class_logits_are_compared_as_in_the_paper():
+    student, teacher = torch.randn(2, 6, 5)
+    expected = 3 * wttm_loss(student, teacher, 0.4)
+    assert torch.equal(WTTMLoss(gamma=0.4, loss_weight=3)(student, teacher), expected)
+
+
+def test_classifiers_can_be_connected():
+    student, teacher = torch.randn(2, 6, 5)
+    loss = WTTMLoss()
+    loss.connect(
+        *(Tapped(owner, Tap('head'), torch.nn.Identity(), ()) for owner in ('student', 'teacher'))
+    )
+    assert torch.equal(loss(student, teacher), wttm_loss(student, teacher, 0.7))
+    with pytest.raises(ValueError, match="tap='head' of a classifier or tap='bbox_head', index=0"):
+        loss((student,), (teacher,))
+
+
+def test_class_logits_of_other_classes_are_refused():
+    with pytest.raises(ValueError, match=r'student \(6, 5\) and teacher \(6, 4\)'):
+        WTTMLoss()(torch.randn(6, 5), torch.randn(6, 4))
+
+
+def test_a_head_without_an_index_is_refused(head):
+    with pytest.raises(ValueError, match="tap='bbox_head', index=0; but got"):
+        WTTMLoss().connect(head(levels=()), head('teacher', levels=()))
 
 
 def test_a_teacher_that_sees_nothing_gives_a_finite_loss(wttm):

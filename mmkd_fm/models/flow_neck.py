@@ -1,0 +1,168 @@
+"""FlowNeck: the transported pyramid feeds the head, in training and at inference."""
+
+from collections.abc import Sequence
+from typing import Any, Optional, Union
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmkd_fm.functional import Transport
+from mmkd_fm.functional.transport import SOLVERS
+from mmkd_fm.generators import preserved_generators
+from mmkd_fm.models.flow import Flow
+from mmkd_fm.registry import MODELS, build_part
+
+
+class FlowedPyramid(tuple):
+    """The levels that the head reads, which remember where they come from.
+
+    Attributes:
+        sources: The wrapped neck's own levels, each (N, C, H, W).
+        transports: The `Transport`, with its steps kept, of each level that has a flow.
+        flows: The `Flow` of each such level.
+    """
+
+    sources: tuple[Tensor, ...]
+    transports: dict[int, Transport]
+    flows: dict[int, Flow]
+
+
+@MODELS.register_module()
+class FlowNeck(BaseModule):
+    """Any neck with a flow behind its levels (the students of FM-KT's authors).
+
+    It stands in the student's config: what it adds runs at inference too. Alone it trains like any
+    neck; an `FMKTLoss` with ``flow='neck'`` draws its flows to the teacher.
+
+    With 0 among `num_steps` the head also learns to read the neck's own features, so that one
+    checkpoint serves with any number of steps, and with none as the plain detector.
+
+    Args:
+        neck: Config of the neck, or a list of configs.
+        flow: Arguments of `Flow`: meta_encoder, time_embedding, schedule, num_steps, seed,
+            warmup_epochs, checkpoint.
+        levels: Indices of the levels that are transported; None takes all.
+        nfe: Number of steps at inference, 0 or more.
+        solver: Solver at inference: 'euler', or 'midpoint' and 'heun', which evaluate the network
+            twice a step.
+        in_channels: Channels of the levels that the neck is given; None takes them from its config.
+        init_cfg: As for mmengine's `BaseModule`.
+
+    Raises:
+        ValueError: If `nfe`, `levels` or `solver` is out of range, or the input channels unknown.
+
+    Example:
+        >>> neck = dict(type='mmkd_fm.FlowNeck', neck=dict(type='mmdet.FPN', ...), nfe=4)
+    """
+
+    def __init__(
+        self,
+        neck: Union[dict, list],
+        flow: Optional[dict] = None,
+        levels: Optional[Sequence[int]] = None,
+        nfe: int = 4,
+        solver: str = 'euler',
+        in_channels: Optional[Sequence[int]] = None,
+        init_cfg: Optional[dict] = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if isinstance(nfe, bool) or not isinstance(nfe, int) or nfe < 0:
+            raise ValueError(f'nfe must be a whole number of steps, 0 or more, but got {nfe!r}')
+        if solver not in SOLVERS:
+            raise ValueError(
+                f'unknown solver {solver!r}; valid names: {", ".join(sorted(SOLVERS))}'
+            )
+        self.nfe = nfe
+        self.solver = solver
+        self.supervised = False  # set by a loss that reads the transports
+        self.neck = MODELS.build(neck)
+        with preserved_generators():  # the detector's own weights are drawn as without the flow
+            channels = _output_channels(self.neck, _input_channels(neck, in_channels))
+            wanted = range(len(channels)) if levels is None else levels
+            if not wanted or not all(0 <= level < len(channels) for level in wanted):
+                raise ValueError(
+                    f'levels={levels}: the neck has the levels 0 to {len(channels) - 1}'
+                )
+            self.flows = nn.ModuleDict(
+                {
+                    str(level): build_part(
+                        dict(dict(type='mmkd_fm.Flow'), **(flow or {})),
+                        'Flow',
+                        channels=channels[level],
+                    )
+                    for level in sorted(wanted)
+                }
+            )
+
+    def forward(self, inputs: Any) -> tuple[Tensor, ...]:
+        """The levels that the head reads: mean estimates in place of the wrapped neck's levels.
+
+        Args:
+            inputs: What the wrapped neck takes.
+
+        Raises:
+            ValueError: In training, if 0 is among the numbers of steps and no loss reads the flow.
+        """
+        sources = tuple(self.neck(inputs))
+        drawn, steps = self._draw_num_steps() if self.training else (self.nfe, self.nfe)
+        keep_steps = self.training and self.supervised
+        outputs, transports, flows = list(sources), {}, {}
+        for level, flow in self.flows.items() if steps else ():
+            transported = flow(
+                sources[int(level)],
+                steps,
+                solver='euler' if self.training else self.solver,
+                keep_steps=keep_steps,
+            )
+            flows[int(level)], transports[int(level)] = flow, transported
+            if drawn:
+                outputs[int(level)] = transported.endpoint
+        if not keep_steps:
+            return tuple(outputs)
+        pyramid = FlowedPyramid(outputs)
+        pyramid.sources, pyramid.transports, pyramid.flows = sources, transports, flows
+        return pyramid
+
+    def _draw_num_steps(self) -> tuple[int, int]:
+        """Steps of this iteration that the head sees, and steps that are taken, on all levels."""
+        flow = next(iter(self.flows.values()))
+        if 0 in flow.num_steps and not self.supervised:
+            raise ValueError(
+                f'num_steps={list(flow.num_steps)}: with 0 steps nothing trains the flow unless a '
+                f"loss does. Leave 0 out, or add an FMKTLoss with flow='neck' to a Distiller"
+            )
+        drawn = flow.draw_num_steps()
+        # with 0 drawn the flow is transported for the loss, so that all parameters get gradients
+        return drawn, drawn or min(n for n in flow.num_steps if n)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        """Accept a checkpoint of the plain detector: its neck is the wrapped one."""
+        own = [key for key in state_dict if key.startswith(prefix)]
+        if own and not any(key.startswith(f'{prefix}neck.') for key in own):
+            for key in own:
+                state_dict[f'{prefix}neck.{key[len(prefix) :]}'] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _input_channels(neck: Union[dict, list], given: Optional[Sequence[int]]) -> list[int]:
+    """Channels of the maps that the neck takes."""
+    first = neck[0] if isinstance(neck, (list, tuple)) else neck
+    channels = given or first.get('in_channels')
+    if not isinstance(channels, (list, tuple)):
+        raise ValueError(
+            f'{first.get("type")} does not say the channels of each level it takes: in_channels is '
+            f'{channels!r}. Give them to FlowNeck: in_channels=[256, 512, 1024, 2048]'
+        )
+    return list(channels)
+
+
+@torch.no_grad()
+def _output_channels(neck: nn.Module, in_channels: list[int]) -> list[int]:
+    """Channels of the maps that the neck gives, from one small forward."""
+    neck.eval()
+    sizes = [2 ** (len(in_channels) - i) for i in range(len(in_channels))]
+    maps = tuple(torch.zeros(1, c, 4 * s, 4 * s) for c, s in zip(in_channels, sizes))
+    channels = [level.shape[1] for level in neck(maps)]
+    neck.train()
+    return channels

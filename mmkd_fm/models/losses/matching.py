@@ -1,0 +1,102 @@
+"""Objectives of FM-KT: what each step of a flow is compared with."""
+
+from torch import Tensor, nn
+
+from mmkd_fm.functional import get_schedule
+from mmkd_fm.models.alignment import projection
+from mmkd_fm.registry import MODELS
+
+
+@MODELS.register_module()
+class EndpointMatching(nn.Module):
+    """Compares each step's estimate of the teacher, decoded to its channels, with the teacher.
+
+    The mapping is on the student's side, where it can't make the target easier.
+
+    Args:
+        student_channels: Channels C_S of X^S.
+        teacher_channels: Channels C_T of X^T.
+        schedule: Name of the noise schedule.
+    """
+
+    def __init__(self, student_channels: int, teacher_channels: int, schedule: str) -> None:
+        super().__init__()
+        del schedule
+        self.decode = projection(student_channels, teacher_channels)
+
+    def target(self, teacher: Tensor) -> Tensor:
+        """What all steps are compared with: X^T itself, shape (N, C_T, H, W)."""
+        return teacher
+
+    def forward(
+        self,
+        estimate: Tensor,
+        velocity: Tensor,
+        t: Tensor,
+        x: Tensor,
+        target: Tensor,
+        metric: nn.Module,
+    ) -> Tensor:
+        """``metric(decode(estimate), X^T)`` of one step, a scalar.
+
+        Args:
+            estimate: The teacher as estimated at this step, shape (N, C_S, H, W).
+            velocity: The velocity at this step, likewise.
+            t: Time of the step, shape (N,).
+            x: X^S, shape (N, C_S, H, W).
+            target: What `target` returned.
+            metric: Called as ``metric(student, teacher)``.
+        """
+        del velocity, t, x
+        return metric(self.decode(estimate), target)
+
+
+@MODELS.register_module()
+class VelocityMatching(nn.Module):
+    """Compares each step's velocity with the target velocity to the mapped teacher T(X^T).
+
+    T is BatchNorm and a 1x1 convolution to the student's channels, as in the authors' code. Trained
+    by the flow loss it has a trivial solution, T(X^T) -> 0 and v -> X^S, which takes the detector
+    with it; so T is frozen as it was drawn unless `train_teacher_map` asks for the authors' form.
+
+    Args:
+        student_channels: Channels C_S of X^S.
+        teacher_channels: Channels C_T of X^T.
+        schedule: Name of the noise schedule.
+        train_teacher_map: Train T by this loss.
+    """
+
+    def __init__(
+        self,
+        student_channels: int,
+        teacher_channels: int,
+        schedule: str,
+        train_teacher_map: bool = False,
+    ) -> None:
+        super().__init__()
+        self.schedule = get_schedule(schedule)
+        self.teacher_map = nn.Sequential()
+        self.teacher_map.add_module('bn', nn.BatchNorm2d(teacher_channels))
+        self.teacher_map.add_module(
+            'conv', nn.Conv2d(teacher_channels, student_channels, 1, bias=False)
+        )
+        if not train_teacher_map:
+            nn.init.orthogonal_(self.teacher_map.conv.weight)
+            self.teacher_map.requires_grad_(False)
+
+    def target(self, teacher: Tensor) -> Tensor:
+        """What all steps are compared with: T(X^T), shape (N, C_S, H, W)."""
+        return self.teacher_map(teacher)
+
+    def forward(
+        self,
+        estimate: Tensor,
+        velocity: Tensor,
+        t: Tensor,
+        x: Tensor,
+        target: Tensor,
+        metric: nn.Module,
+    ) -> Tensor:
+        """``metric(target velocity, v)`` of one step, a scalar; arguments as `EndpointMatching`."""
+        del estimate
+        return metric(self.schedule.velocity(x, target, t), velocity)
