@@ -1,0 +1,276 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmkd_fm.functional import draw_num_steps, pkd_loss, transport
+from mmkd_fm.models import FlowedPyramid, FlowNeck
+
+FPN = dict(type='FPN', in_channels=[4, 8, 16], out_channels=6, num_outs=4)
+
+
+def maps(batch=2, **kwargs):
+    torch.manual_seed(5)
+    return tuple(
+        torch.randn(batch, c, s, s, **kwargs) for c, s in zip(FPN['in_channels'], (16, 8, 4))
+    )
+
+
+def moved(model):
+    """Away from the zero velocity of the beginning."""
+    for name, parameter in model.named_parameters():
+        if name.endswith('meta_encoder.conv2.weight'):
+            nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+@pytest.fixture
+def neck(mmdet_scope, iteration):
+    """Build a FlowNeck around a small FPN: `neck(**kwargs)`."""
+
+    def make(**kwargs):
+        torch.manual_seed(0)
+        return moved(FlowNeck(neck=copy.deepcopy(FPN), **kwargs))
+
+    return make
+
+
+@pytest.mark.parametrize('nfe', [0, 1, 3])
+@pytest.mark.parametrize('solver', ['euler', 'heun'])
+def test_inference_passes_on_the_transported_levels(neck, nfe, solver):
+    model = neck(levels=[0, 2], nfe=nfe, solver=solver).eval()
+    outputs, plain = model(maps()), model.neck(maps())
+    assert type(outputs) is tuple
+    for level, (output, x) in enumerate(zip(outputs, plain)):
+        expected = x
+        if level in (0, 2):
+            flow = model.flows[str(level)]
+            expected = transport(
+                x,
+                lambda z, t, flow=flow: flow.meta_encoder(z, flow.time_embedding(t, z)),
+                nfe,
+                solver=solver,
+            ).endpoint
+        torch.testing.assert_close(output, expected)
+        assert torch.equal(output, x) == (nfe == 0 or level not in (0, 2))
+
+
+def test_the_neck_alone_trains_all_its_parameters(neck):
+    model = neck(flow=dict(num_steps=[1, 2]))
+    outputs = model(maps())
+    assert type(outputs) is tuple
+    sum(level.square().sum() for level in outputs).backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+def test_no_steps_without_a_loss_are_refused(neck):
+    model = neck(flow=dict(num_steps=[0, 1]))
+    with pytest.raises(ValueError, match=r"num_steps=\[0, 1\]: .* FMKTLoss with flow='neck'"):
+        model(maps())
+    assert len(model.eval()(maps())) == 4  # at inference they may be any
+
+
+def test_all_levels_take_the_steps_of_the_iteration(neck, iteration):
+    model = neck(flow=dict(num_steps=[1, 2, 4], seed=3))
+    model.supervised = True
+    for i in range(6):
+        iteration(i)
+        transports = model(maps()).transports
+        assert {len(t.times) for t in transports.values()} == {draw_num_steps((1, 2, 4), 3, i)}
+
+
+def test_with_no_steps_the_head_reads_the_neck_and_the_loss_the_flow(neck, iteration):
+    model = neck(flow=dict(num_steps=[0, 2, 4], seed=0))
+    model.supervised = True
+    drawn = [draw_num_steps((0, 2, 4), 0, i) for i in range(10)]
+    iteration(drawn.index(0))
+    pyramid = model(maps())
+    assert isinstance(pyramid, FlowedPyramid)
+    for level, source in enumerate(pyramid.sources):
+        assert pyramid[level] is source
+        assert len(pyramid.transports[level].times) == 2  # the smallest that trains the flow
+    iteration(drawn.index(4))
+    pyramid = model(maps())
+    for level, transported in pyramid.transports.items():
+        assert pyramid[level] is transported.endpoint
+        assert transported.estimates.shape == (4, *pyramid.sources[level].shape)
+
+
+def test_the_wrapped_neck_is_built_as_alone(mmdet_scope):
+    from mmkd_fm.registry import MODELS
+
+    torch.manual_seed(3)
+    plain, after = MODELS.build(copy.deepcopy(FPN)), torch.rand(3)
+    torch.manual_seed(3)
+    wrapped = FlowNeck(neck=copy.deepcopy(FPN)).neck
+    assert torch.equal(torch.rand(3), after)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(wrapped.state_dict()[name], value), name
+
+
+def test_levels_start_from_different_weights(neck):
+    flows = neck().flows
+    assert not torch.equal(
+        flows['0'].meta_encoder.conv1.weight, flows['1'].meta_encoder.conv1.weight
+    )
+
+
+def test_a_plain_checkpoint_becomes_the_wrapped_neck(neck):
+    model = neck()
+    plain = {f'{k}': torch.randn_like(v) for k, v in model.neck.state_dict().items()}
+    result = model.load_state_dict(dict(plain), strict=False)
+    assert not result.unexpected_keys
+    assert all(key.startswith('flows.') for key in result.missing_keys)
+    assert all(torch.equal(v, plain[k]) for k, v in model.neck.state_dict().items())
+    state = copy.deepcopy(model.state_dict())
+    assert {key.split('.')[0] for key in state} == {'neck', 'flows'}
+    neck().load_state_dict(state, strict=True)
+
+
+def test_channels_are_measured_also_of_a_list_of_necks(mmdet_scope):
+    bfp = dict(type='BFP', in_channels=6, num_levels=4, refine_level=1)
+    model = FlowNeck(neck=[copy.deepcopy(FPN), bfp])
+    assert [flow.meta_encoder.conv1.in_channels for flow in model.flows.values()] == [6] * 4
+    assert len(model(maps())) == 4
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(nfe=-1), 'nfe must be a whole number of steps, 0 or more, but got -1'),
+        (dict(nfe=1.5), 'nfe must be a whole number'),
+        (dict(solver='rk4'), "unknown solver 'rk4'; valid names: euler, heun, midpoint"),
+        (dict(levels=[0, 4]), 'the neck has the levels 0 to 3'),
+        (dict(levels=[]), 'the neck has the levels 0 to 3'),
+        (dict(flow=dict(meta_encoder=dict(type='No'))), 'valid names: mmkd_fm.ConvMetaEncoder'),
+    ],
+)
+def test_bad_arguments(neck, options, message):
+    with pytest.raises(ValueError, match=message):
+        neck(**options)
+
+
+def test_a_neck_that_does_not_say_its_channels_asks_for_them(mmdet_scope):
+    bfp = dict(type='BFP', in_channels=6, num_levels=2, refine_level=1)
+    with pytest.raises(ValueError, match=r'BFP .* in_channels is 6. Give them .* in_channels=\['):
+        FlowNeck(neck=dict(bfp))
+    assert len(FlowNeck(neck=dict(bfp), in_channels=[6, 6]).flows) == 2
+
+
+# In a detector, drawn to a teacher by an FMKTLoss.
+
+
+def wrap(config, **kwargs):
+    config.neck = dict(type='mmkd_fm.FlowNeck', neck=config.neck, levels=[0, 1, 2, 3], **kwargs)
+    return config
+
+
+FROM_NECK = dict(fmkt=dict(type='mmkd_fm.FMKTLoss', tap='neck', flow='neck', theta_weight=2.0))
+
+
+@pytest.fixture
+def flowed(distiller, detectors, iteration):
+    """A Distiller whose student has a FlowNeck: `flowed(flow=None, kind='retinanet', **kwargs)`."""
+
+    def make(flow=None, kind='retinanet', losses=FROM_NECK, **kwargs):
+        student = wrap(detectors[kind](), flow=flow or dict(num_steps=2), nfe=2)
+        return moved(distiller(kind, losses, student=student, model_seed=0, **kwargs))
+
+    return make
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'gfl'])
+@pytest.mark.parametrize('checkpoint', [False, True])
+def test_the_loss_compares_the_steps_that_the_head_reads(
+    flowed, raw_batch, loss_of, kind, checkpoint
+):
+    model = flowed(dict(num_steps=3, checkpoint=checkpoint), kind)
+    compared = []
+    model.distill_losses['fmkt'].register_forward_pre_hook(lambda m, args: compared.extend(args))
+    _, losses = loss_of(model, raw_batch())
+    pyramid, teacher = compared
+    decoders = model.distill_losses['fmkt'].objectives
+    expected, theta = 0, 0
+    for level in range(4):
+        flow, x = pyramid.transports[level], pyramid.sources[level]
+        assert pyramid[level] is flow.endpoint
+        for estimate in flow.estimates:
+            decoded = decoders[level].decode(estimate)
+            expected += pkd_loss(decoded, teacher[level]) / 3
+        theta += 2 * pkd_loss(x, flow.endpoint.detach())
+    torch.testing.assert_close(losses['loss_fmkt'], expected)
+    torch.testing.assert_close(losses['loss_fmkt_theta'], theta)
+    assert losses['fmkt_steps'] == 3
+
+
+@pytest.mark.parametrize('num_steps', [[0, 1, 2], [1, 2]])
+def test_every_parameter_has_a_gradient_at_every_draw(
+    flowed, raw_batch, loss_of, iteration, num_steps
+):
+    """So that distributed training needs no search for unused parameters."""
+    model = flowed(dict(num_steps=num_steps))
+    for i in range(6):
+        iteration(i)
+        model.zero_grad()
+        loss_of(model, raw_batch())[0].backward()
+        assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_recomputed_steps_have_equal_gradients(flowed, raw_batch, loss_of):
+    gradients = []
+    for checkpoint in (False, True):
+        model = flowed(dict(num_steps=3, checkpoint=checkpoint), seed=0)
+        loss_of(model, raw_batch())[0].backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for ours, theirs in zip(*gradients):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_the_checkpoint_is_that_of_the_student_with_its_flow(flowed, build, detectors):
+    model = flowed()
+    student = build(wrap(detectors['retinanet'](), flow=dict(num_steps=2)))
+    student.load_state_dict(model.state_dict(), strict=True)
+    assert any(key.startswith('neck.flows.0.meta_encoder') for key in model.state_dict())
+    assert model.neck.supervised and not student.neck.supervised
+
+
+def test_no_teacher_reaches_an_encoder(flowed, distiller, raw_batch, loss_of):
+    """What the encoders are given does not change with the teacher's weights, to the last bit."""
+    for make in (flowed, lambda: moved(distiller(losses=dict(fmkt=OWN), model_seed=0))):
+        seen = []
+        for scale in (1, 3):
+            model, given = make(), []
+            for p in model.teacher.model.parameters():
+                p.data.mul_(scale)
+            for module in model.modules():
+                if type(module).__name__ == 'ConvMetaEncoder':
+                    module.register_forward_pre_hook(
+                        lambda m, inputs, given=given: given.extend(inputs)
+                    )
+            seen.append((loss_of(model, raw_batch())[1]['loss_fmkt'].item(), given))
+        assert seen[0][0] != seen[1][0]
+        assert len(seen[0][1]) == 2 * 4 * 2  # inputs, levels, steps
+        assert all(map(torch.equal, seen[0][1], seen[1][1]))
+
+
+OWN = dict(type='mmkd_fm.FMKTLoss', tap='neck', levels=[0, 1, 2, 3], flow=dict(num_steps=2))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(flow='head'), "flow is a dict with the arguments of Flow, or 'neck'; got 'head'"),
+        (dict(flow='neck'), r"reads the flows of a FlowNeck, but student 'neck' .* is FPN; wrap"),
+        (dict(flow=dict(num_steps=[0, 1])), 'the head always reads the features of 0 steps'),
+        (dict(pair_ratio=1.5), r'ratio of kept pairs must be in \[0, 1\], but got 1.5'),
+    ],
+)
+def test_losses_that_do_not_fit_the_student(distiller, options, message):
+    with pytest.raises(ValueError, match=message):
+        distiller(losses=dict(fmkt=dict(OWN, **options)), load=False)
+
+
+def test_levels_that_are_not_the_necks_are_refused(flowed):
+    with pytest.raises(ValueError, match=r'levels=\[0, 1\], but the FlowNeck transports \[0, 1, 2'):
+        flowed(losses=dict(fmkt=dict(FROM_NECK['fmkt'], levels=[0, 1])), load=False)
