@@ -2,7 +2,9 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +19,18 @@ def num_parameters(model: nn.Module) -> int:
 def gflops(model: nn.Module, image: Tensor) -> float:
     """Billions of multiply-adds of the network on ``image``, shape (N, 3, H, W), in eval mode.
 
-    A multiply-add counts as one, as in mmdet's tables. Box decoding and NMS are not counted.
+    Box decoding and NMS are not counted.
+    """
+    return call_gflops(lambda: model(image, mode='tensor'))
+
+
+def call_gflops(call: Callable[[], Any]) -> float:
+    """Billions of multiply-adds of the matrix products and convolutions in ``call()``.
+
+    A multiply-add counts as one, as in mmdet's tables.
     """
     with torch.no_grad(), _plain_attention(), FlopCounterMode(display=False) as counter:
-        model(image, mode='tensor')
+        call()
     return counter.get_total_flops() / 2e9
 
 
@@ -29,12 +39,20 @@ def latency(model: nn.Module, image: Tensor, repeats: int = 10, warmup: int = 3)
     seconds = []
     with torch.no_grad():
         for _ in range(warmup + repeats):
-            synchronise(image.device)
-            start = time.perf_counter()
+            start = now(image.device)
             model(image, mode='tensor')
-            synchronise(image.device)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(now(image.device) - start)
     return statistics.median(seconds[warmup:])
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock once all that was launched on ``device`` is done.
+
+    With one thread of the CPU it is processor time, to which other processes add nothing.
+    """
+    synchronise(device)
+    alone = device.type == 'cpu' and torch.get_num_threads() == 1
+    return time.process_time() if alone else time.perf_counter()
 
 
 def synchronise(device: torch.device) -> None:

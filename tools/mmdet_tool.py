@@ -7,6 +7,7 @@ import os.path as osp
 import runpy
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
@@ -18,19 +19,26 @@ def run(name: str) -> None:
 
     What mmdet would only answer with a KeyError deep inside ends with one clear message.
     """
-    sys.path[0:1] = [str(ROOT)]  # a clone works without being installed
-    import mmdet
+    with explained():
+        import mmdet
 
+        script = Path(mmdet.__file__).parent / '.mim' / 'tools' / name
+        if not script.is_file():
+            sys.exit(f'{script} is missing; install mmdet as a wheel: pip install "mmdet>=3.3,<4"')
+        runpy.run_path(str(script), run_name='__main__')
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Check the arguments of this process before, and explain what fails inside."""
+    sys.path[0:1] = [str(ROOT), str(ROOT / 'tools')]  # a clone works without being installed
     import mmkd_fm.registry  # noqa: F401 (plain configs too are then read by the safe loader)
 
-    script = Path(mmdet.__file__).parent / '.mim' / 'tools' / name
-    if not script.is_file():
-        sys.exit(f'{script} is missing; install mmdet as a wheel: pip install "mmdet>=3.3,<4"')
     arguments = _arguments()
     if arguments.config is not None:
         _check_paths(arguments)
     try:
-        runpy.run_path(str(script), run_name='__main__')
+        yield
     except (KeyError, AssertionError, TypeError, AttributeError, ValueError, OSError):
         for problem in _annotation_problems(arguments):
             sys.exit(f'error: {problem}')

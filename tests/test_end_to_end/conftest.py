@@ -129,7 +129,13 @@ FMKT = dict(
 )
 WTTM = dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0, gamma=0.7, loss_weight=1.0)
 PKD = dict(type='mmkd_fm.PKDLoss', tap='neck', levels=[0, 1, 2, 3], loss_weight=4.0)
-LOSSES = {'fmkt-wttm': dict(fmkt=FMKT, wttm=WTTM), 'pkd': dict(pkd=PKD)}
+FROM_NECK = dict(type='mmkd_fm.FMKTLoss', tap='neck', flow='neck', theta_weight=1.0)
+LOSSES = {
+    'fmkt-wttm': dict(fmkt=FMKT, wttm=WTTM),
+    'pkd': dict(pkd=PKD),
+    'any-nfe': dict(fmkt=FROM_NECK),
+}
+FLOW = dict(num_steps=[0, 1, 2], checkpoint=True)
 DISTILL_HOOKS = dict(
     distill_state=dict(type='mmkd_fm.DistillStateHook'),
     distill_clip=dict(type='mmkd_fm.ClipApartHook'),
@@ -203,10 +209,16 @@ def plain_config(data, student_model):
 
 @pytest.fixture(scope='session')
 def distill_config(plain_config, teacher_files):
-    """Config of a distillation: `distill_config(kind, losses='fmkt-wttm', ema=False, ...)`."""
+    """Config of a distillation: `distill_config(kind, losses='fmkt-wttm', ema=False, ...)`.
+
+    With the losses 'any-nfe' the student has a FlowNeck.
+    """
 
     def make(kind='retinanet', losses='fmkt-wttm', ema=False, **kwargs):
         cfg = plain_config(kind, **kwargs)
+        if losses == 'any-nfe':
+            wrapped = dict(neck=cfg.model.neck, flow=dict(FLOW), levels=[0, 1, 2], nfe=2)
+            cfg.model.neck = ConfigDict(type='mmkd_fm.FlowNeck', **wrapped)
         cfg.default_hooks.update(copy.deepcopy(DISTILL_HOOKS))
         cfg.model = ConfigDict(
             type='mmkd_fm.Distiller',

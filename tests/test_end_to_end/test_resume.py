@@ -12,6 +12,7 @@ from mmengine.registry import HOOKS
 RUNS = {
     'retinanet': dict(),
     'retinanet-ema': dict(ema=True),
+    'any-nfe': dict(losses='any-nfe', ema=True),
     'gfl': dict(kind='gfl'),  # with stochastic depth in the student
     'worker': dict(ema=True),
     'no-seed': dict(seed=None),

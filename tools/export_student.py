@@ -1,0 +1,128 @@
+"""Export a distilled student as a plain detector: a config and a checkpoint without this package.
+
+python tools/export_student.py CONFIG CHECKPOINT OUT_DIR [--nfe N]
+
+The checkpoints of a zero-cost student are those of the plain detector already; this strips the
+training state and writes the config that they belong to. A student with a FlowNeck becomes the
+plain detector too (NFE 0) if it was trained for that, or keeps its flow with `--nfe N`.
+"""
+
+import argparse
+import importlib
+from pathlib import Path
+
+from mmdet_tool import explained
+
+PLAIN_KEYS = {'neck': 'neck', 'head': 'head'}
+"""Where a flow may stand in a model, and the name of what it wraps there."""
+
+
+def main() -> None:
+    """Write OUT_DIR/CONFIG.py and OUT_DIR/student.pth, and check that one fits the other."""
+    from mmengine.config import Config
+    from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
+
+    arguments = _parse()
+    cfg = Config.fromfile(arguments.config)
+    cfg.merge_from_dict(arguments.cfg_options)
+    loaded = CheckpointLoader.load_checkpoint(arguments.checkpoint, map_location='cpu')
+    state = dict(loaded.get('state_dict', loaded))
+    if 'student' in cfg.model:
+        cfg.model = cfg.model.student
+    if arguments.nfe:
+        set_steps(cfg.model, arguments.nfe)
+    else:
+        state = unwrap(cfg.model, state)
+    strip(cfg)
+    check(cfg, state)
+    folder = Path(arguments.out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    config, checkpoint = folder / Path(arguments.config).name, folder / 'student.pth'
+    cfg.dump(config)
+    meta = {k: v for k, v in loaded.get('meta', {}).items() if k in ('dataset_meta', 'epoch')}
+    save_checkpoint(dict(state_dict=state, meta=meta), str(checkpoint))
+    print(f'written, and loaded strictly: {config} {checkpoint}')
+
+
+def _parse() -> argparse.Namespace:
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser(
+        description='Export a distilled student: a plain config and a plain checkpoint.'
+    )
+    parser.add_argument('config', help='config that the student was trained with')
+    parser.add_argument('checkpoint', help='its checkpoint')
+    parser.add_argument('out_dir', help='folder for the config and student.pth')
+    parser.add_argument(
+        '--nfe', type=int, default=0, metavar='N', help='keep the flow, with N steps (default: 0)'
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    return parser.parse_args()
+
+
+def flows(model: dict) -> list[str]:
+    """Parts of a model config that carry a flow."""
+    return [part for part in PLAIN_KEYS if 'Flow' in str((model.get(part) or {}).get('type', ''))]
+
+
+def set_steps(model: dict, nfe: int) -> None:
+    """Set the number of steps at inference.
+
+    Raises:
+        SystemExit: If the student has no flow.
+    """
+    if not flows(model):
+        raise SystemExit('error: this student has no flow at inference; leave out --nfe')
+    for part in flows(model):
+        model[part]['nfe'] = nfe
+
+
+def unwrap(model: dict, state: dict) -> dict:
+    """Take the flows out of a model config, in place, and out of its state.
+
+    Raises:
+        SystemExit: If the head never saw features without the flow.
+    """
+    for part in flows(model):
+        wrapper, inner = model[part], f'{part}.{PLAIN_KEYS[part]}.'
+        num_steps = (wrapper.get('flow') or {}).get('num_steps', [1, 2, 4])
+        if 0 not in (num_steps if isinstance(num_steps, (list, tuple)) else [num_steps]):
+            raise SystemExit(
+                f'error: this student was trained with {num_steps} flow steps: its head never read '
+                f'features without the flow. Export it with the flow, --nfe 1, or train with 0 '
+                f'among num_steps'
+            )
+        model[part] = wrapper[PLAIN_KEYS[part]]
+        if part == 'head' and not model.get('neck'):  # FlowClsHead pools by itself
+            model['neck'] = dict(type='GlobalAveragePooling')
+        state = {
+            key.replace(inner, f'{part}.', 1) if key.startswith(inner) else key: value
+            for key, value in state.items()
+            if key.startswith(inner) or not key.startswith(f'{part}.')
+        }
+    return state
+
+
+def strip(cfg: dict) -> None:
+    """Drop what only distillation needs from a config, in place."""
+    for name in [n for n, hook in cfg.get('default_hooks', {}).items() if 'mmkd_fm' in str(hook)]:
+        cfg.default_hooks.pop(name)
+    for name in [n for n in cfg if n != 'model' and 'mmkd_fm' in str(cfg[n])]:
+        cfg.pop(name)
+
+
+def check(cfg: dict, state: dict) -> None:
+    """Build the exported student and load its state strictly."""
+    from mmengine.registry import init_default_scope
+
+    from mmkd_fm.registry import MODELS
+
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    importlib.import_module(f'{cfg.get("default_scope", "mmdet")}.models')
+    model = MODELS.build(dict(cfg.model, init_cfg=None))
+    model.load_state_dict(state, strict=True)
+
+
+if __name__ == '__main__':
+    with explained():
+        main()
