@@ -72,6 +72,8 @@ class PKDLoss(FeatureLoss):
         >>> pkd=dict(type='mmkd_fm.PKDLoss', tap='neck', levels=[0, 1, 2, 3], loss_weight=10)
     """
 
+    ignores_scale = True
+
     def metric(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Half the squared distance of standardised channels."""
         return pkd_loss(student, teacher)
@@ -111,6 +113,8 @@ class MSELoss(FeatureLoss):
 @MODELS.register_module()
 class CosineLoss(FeatureLoss):
     """1 - cosine similarity at each location: see `mmkd_fm.functional.cosine_loss`."""
+
+    ignores_scale = True
 
     def metric(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Mean cosine distance of the channels at each location."""

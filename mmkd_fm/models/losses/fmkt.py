@@ -1,11 +1,12 @@
 """FM-KT on feature pyramids: a flow for each level, trained serially (arXiv 2402.02012)."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Optional, Union
 
 import torch
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
@@ -93,6 +94,16 @@ class FMKTLoss(nn.Module):
             )
             for (i, j), flow in zip(self.pairs, flows.values())
         )
+        scaled = any(getattr(objective, 'needs_scale', False) for objective in self.objectives)
+        if scaled and getattr(self.metric, 'ignores_scale', False):
+            print_log(
+                f'{type(self.objectives[0]).__name__} with {type(self.metric).__name__}: the '
+                f'metric ignores scale, so the size of the velocity is learnt by nothing and the '
+                f"flow may lead nowhere; use metric=dict(type='mmkd_fm.MSELoss') or "
+                f'EndpointMatching (docs/fmkt.md)',
+                'current',
+                logging.WARNING,
+            )
 
     def _make_flow(self, channels: int) -> Flow:
         flow = build_part(

@@ -58,6 +58,7 @@ class VelocityMatching(nn.Module):
     T is BatchNorm and a 1x1 convolution to the student's channels, as in the authors' code. Trained
     by the flow loss it has a trivial solution, T(X^T) -> 0 and v -> X^S, which takes the detector
     with it; so T is frozen as it was drawn unless `train_teacher_map` asks for the authors' form.
+    The metric must see the size of the velocity (`MSELoss`, not `PKDLoss`), or X^S - v is anything.
 
     Args:
         student_channels: Channels C_S of X^S.
@@ -65,6 +66,8 @@ class VelocityMatching(nn.Module):
         schedule: Name of the noise schedule.
         train_teacher_map: Train T by this loss.
     """
+
+    needs_scale = True
 
     def __init__(
         self,

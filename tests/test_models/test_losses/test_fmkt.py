@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from torch import nn
 
-from mmkd_fm.functional import draw_num_steps, pkd_loss
+from mmkd_fm.functional import decouple_pairs, draw_num_steps, pkd_loss
 from mmkd_fm.models import Flow, FMKTLoss, MSELoss, PKDLoss, VelocityMatching
 from mmkd_fm.models.alignment import Level, Tapped
 from mmkd_fm.models.taps import Tap
@@ -137,6 +138,54 @@ def test_all_levels_take_the_same_number_of_steps(fmkt, iteration):
     steps = loss(pyramid(4), teacher_of(4))['steps']
     assert steps == draw_num_steps([1, 2, 4], 7, 3)
     assert [len(flow(x).times) for flow, x in zip(loss.flows.values(), pyramid(4))] == [steps] * 2
+
+
+@pytest.mark.parametrize('ratio', [0.0, 0.34, 1.0])
+def test_decoupled_pairs_are_compared_with_other_teachers(fmkt, iteration, ratio):
+    iteration(5)
+    loss = fmkt(6, moved=True, flow=dict(num_steps=2, seed=3), pair_ratio=ratio)
+    student, teacher = pyramid(4), teacher_of(6)
+    before = [level.clone() for level in teacher]
+    result = loss(student, teacher)
+    assert all(map(torch.equal, teacher, before))  # never in place
+    order = decouple_pairs(3, ratio, torch.Generator().manual_seed((3 << 32) + 5))
+    assert (order.tolist() == [0, 1, 2]) == (ratio == 1)
+    paired = fmkt(6, moved=True, flow=dict(num_steps=2, seed=3))
+    paired.load_state_dict(loss.state_dict())
+    expected = paired(student, [level[order] for level in teacher])
+    torch.testing.assert_close(result['loss'], expected['loss'])
+    # the students, and so the Theta term, are not permuted
+    assert torch.equal(result['loss_theta'], expected['loss_theta'])
+
+
+@pytest.mark.parametrize('schedule', ['rectified', 'vp', 've'])
+def test_recomputation_changes_no_gradient(fmkt, schedule):
+    gradients = []
+    for checkpoint in (False, True):
+        flow = dict(schedule=schedule, num_steps=3, checkpoint=checkpoint)
+        loss, student = fmkt(6, moved=True, flow=flow), pyramid(4)
+        sum(loss(student, teacher_of(6)).values()).backward()
+        gradients.append([p.grad for p in (*student, *loss.parameters())])
+    assert all(g.isfinite().all() for g in gradients[0])
+    for first, second in zip(*gradients):
+        torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize(
+    ('objective', 'metric', 'warned'),
+    [
+        ('VelocityMatching', 'PKDLoss', True),
+        ('VelocityMatching', 'CosineLoss', True),
+        ('VelocityMatching', 'MSELoss', False),
+        ('EndpointMatching', 'PKDLoss', False),
+    ],
+)
+def test_warns_of_a_velocity_whose_size_nothing_learns(fmkt, caplog, objective, metric, warned):
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    fmkt(objective=dict(type=objective), metric=dict(type=metric))
+    logger.removeHandler(caplog.handler)
+    assert ('the metric ignores scale' in caplog.text) == warned
 
 
 @pytest.mark.parametrize('objective', ['EndpointMatching', 'VelocityMatching'])
