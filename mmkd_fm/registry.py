@@ -17,7 +17,8 @@ def build_part(cfg: dict, kind: str, **arguments: Any) -> Any:
 
     Args:
         cfg: Config with a `type`; our own types may be written without 'mmkd_fm.'.
-        kind: What our types of this kind end in: 'Loss', 'MetaEncoder', 'Matching', 'Flow'.
+        kind: What our types of this kind end in: 'Loss', 'Matching', 'Flow', 'MetaEncoder',
+            'TimeEmbedding'.
         **arguments: Further constructor arguments.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from mmkd_fm.models.distiller import Distiller
 from mmkd_fm.models.flow import Flow
+from mmkd_fm.models.flow_cls_head import FlowClsHead
 from mmkd_fm.models.flow_neck import FlowedPyramid, FlowNeck
 from mmkd_fm.models.losses import (
     CosineLoss,
@@ -9,9 +10,12 @@ from mmkd_fm.models.losses import (
     DISTLoss,
     DKDLoss,
     EndpointMatching,
+    FMKTLogitLoss,
     FMKTLoss,
     KDLoss,
     MSELoss,
+    OnlineFMKTLogitLoss,
+    OnlineFMKTLoss,
     PKDLoss,
     TTMLoss,
     VelocityMatching,
@@ -25,6 +29,7 @@ from mmkd_fm.models.meta_encoders import (
     ResidualConvMetaEncoder,
     WindowTransformerMetaEncoder,
 )
+from mmkd_fm.models.online import OnlineDistiller
 from mmkd_fm.models.time_embeddings import (
     LinearTimeEmbedding,
     MLPTimeEmbedding,
@@ -41,8 +46,10 @@ __all__ = [
     'DepthwiseMetaEncoder',
     'Distiller',
     'EndpointMatching',
+    'FMKTLogitLoss',
     'FMKTLoss',
     'Flow',
+    'FlowClsHead',
     'FlowNeck',
     'FlowedPyramid',
     'KDLoss',
@@ -50,6 +57,9 @@ __all__ = [
     'MLPMetaEncoder',
     'MLPTimeEmbedding',
     'MSELoss',
+    'OnlineDistiller',
+    'OnlineFMKTLogitLoss',
+    'OnlineFMKTLoss',
     'PKDLoss',
     'ResidualConvMetaEncoder',
     'StepBranchTimeEmbedding',

@@ -89,7 +89,13 @@ class Flow(nn.Module):
         x = x.to(torch.promote_types(x.dtype, torch.float32))
 
         def velocity(z: Tensor, t: Tensor) -> Tensor:
-            residual = self.meta_encoder(z, self.time_embedding(t, z)).to(z.dtype)
+            t_embedding = self.time_embedding(t, z)
+            if t_embedding.ndim != z.ndim:  # (N, C) would be added along the wrong axes
+                raise ValueError(
+                    f'a time embedding is added to the state, shape (N, C, 1, 1) or (N, C, H, W), '
+                    f'but {type(self.time_embedding).__name__} gave {tuple(t_embedding.shape)}'
+                )
+            residual = self.meta_encoder(z, t_embedding).to(z.dtype)
             if residual.shape != z.shape:
                 raise ValueError(
                     f'a meta-encoder keeps channels and size: {type(self.meta_encoder).__name__} '

@@ -110,6 +110,23 @@ def test_an_encoder_that_changes_the_shape_is_refused(schedule):
         flow(torch.randn(2, 4, 6, 6), 1)
 
 
+class Flat(nn.Module):
+    """A time embedding of the user that forgets the axes of the map."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, t, z):
+        return t[:, None].expand(-1, self.channels)
+
+
+def test_a_time_embedding_without_the_axes_of_the_map_is_refused():
+    flow = Flow(4, time_embedding=dict(type=Flat))
+    with pytest.raises(ValueError, match=r'\(N, C, 1, 1\) or .* but Flat gave \(2, 4\)'):
+        flow(torch.randn(2, 4, 4, 4), 1)
+
+
 @pytest.mark.parametrize('encoder', sorted(n for n in MODELS.module_dict if 'MetaEncoder' in n))
 @pytest.mark.parametrize('shape', [(1, 3, 1, 1), (1, 5, 2, 3), (2, 7, 9, 4)])
 def test_small_and_odd_maps(encoder, shape):
