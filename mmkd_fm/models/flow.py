@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from mmkd_fm.functional import (
     Transport,
     check_num_steps,
+    decouple_pairs,
     draw_num_steps,
     get_schedule,
     transport,
     warm_up_num_steps,
 )
+from mmkd_fm.functional.transport import SOLVERS
 from mmkd_fm.registry import MODELS, build_part
 
 
@@ -65,9 +67,31 @@ class Flow(nn.Module):
 
     def draw_num_steps(self) -> int:
         """Number of steps of the current training iteration, 0 if that is drawn."""
-        hub = MessageHub.get_current_instance()
-        steps = draw_num_steps(self.num_steps, self.seed, hub.get_info('iter', 0))
-        return warm_up_num_steps(steps, hub.get_info('epoch', 0), self.warmup_epochs)
+        steps = draw_num_steps(self.num_steps, self.seed, _progress('iter'))
+        return warm_up_num_steps(steps, _progress('epoch'), self.warmup_epochs)
+
+    def draw_for_head(self, supervised: bool) -> tuple[int, int]:
+        """Steps of this iteration that a head sees, and steps that are taken.
+
+        Args:
+            supervised: Whether a loss reads the transport.
+
+        Raises:
+            ValueError: If 0 is among the numbers of steps and no loss reads the transport.
+        """
+        if 0 in self.num_steps and not supervised:
+            raise ValueError(
+                f'num_steps={list(self.num_steps)}: with 0 steps nothing trains the flow unless a '
+                f"loss does. Leave 0 out, or add an FMKTLoss with flow='neck' (for a classifier "
+                f"an FMKTLogitLoss with flow='head') to a Distiller"
+            )
+        drawn = self.draw_num_steps()
+        # with 0 drawn the flow is transported for the loss, so that all parameters get gradients
+        return drawn, drawn or min(n for n in self.num_steps if n)
+
+    def pair_teachers(self, batch_size: int, ratio: float) -> Tensor:
+        """Whose teacher each sample is compared with in this iteration: see `decouple_pairs`."""
+        return decouple_pairs(batch_size, ratio, self.seed, _progress('iter'))
 
     def forward(
         self,
@@ -113,3 +137,20 @@ class Flow(nn.Module):
             checkpoint=self.checkpoint and self.training,
             keep_steps=keep_steps,
         )
+
+
+def check_inference(nfe: int, solver: str) -> None:
+    """Check how a flow is to run at inference.
+
+    Raises:
+        ValueError: If ``nfe`` is negative or not whole, or the solver unknown.
+    """
+    if isinstance(nfe, bool) or not isinstance(nfe, int) or nfe < 0:
+        raise ValueError(f'nfe must be a whole number of steps, 0 or more, but got {nfe!r}')
+    if solver not in SOLVERS:
+        raise ValueError(f'unknown solver {solver!r}; valid names: {", ".join(sorted(SOLVERS))}')
+
+
+def _progress(key: str) -> int:
+    """The current 'iter' or 'epoch' of the training, 0 outside."""
+    return MessageHub.get_current_instance().get_info(key, 0)

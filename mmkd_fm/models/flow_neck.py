@@ -8,9 +8,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmkd_fm.functional import Transport
-from mmkd_fm.functional.transport import SOLVERS
 from mmkd_fm.generators import preserved_generators
-from mmkd_fm.models.flow import Flow
+from mmkd_fm.models.flow import Flow, check_inference
 from mmkd_fm.registry import MODELS, build_part
 
 
@@ -67,12 +66,7 @@ class FlowNeck(BaseModule):
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg)
-        if isinstance(nfe, bool) or not isinstance(nfe, int) or nfe < 0:
-            raise ValueError(f'nfe must be a whole number of steps, 0 or more, but got {nfe!r}')
-        if solver not in SOLVERS:
-            raise ValueError(
-                f'unknown solver {solver!r}; valid names: {", ".join(sorted(SOLVERS))}'
-            )
+        check_inference(nfe, solver)
         self.nfe = nfe
         self.solver = solver
         self.supervised = False  # set by a loss that reads the transports
@@ -105,7 +99,9 @@ class FlowNeck(BaseModule):
             ValueError: In training, if 0 is among the numbers of steps and no loss reads the flow.
         """
         sources = tuple(self.neck(inputs))
-        drawn, steps = self._draw_num_steps() if self.training else (self.nfe, self.nfe)
+        drawn = steps = self.nfe
+        if self.training:  # the same draw for all levels
+            drawn, steps = next(iter(self.flows.values())).draw_for_head(self.supervised)
         keep_steps = self.training and self.supervised
         outputs, transports, flows = list(sources), {}, {}
         for level, flow in self.flows.items() if steps else ():
@@ -124,22 +120,10 @@ class FlowNeck(BaseModule):
         pyramid.sources, pyramid.transports, pyramid.flows = sources, transports, flows
         return pyramid
 
-    def _draw_num_steps(self) -> tuple[int, int]:
-        """Steps of this iteration that the head sees, and steps that are taken, on all levels."""
-        flow = next(iter(self.flows.values()))
-        if 0 in flow.num_steps and not self.supervised:
-            raise ValueError(
-                f'num_steps={list(flow.num_steps)}: with 0 steps nothing trains the flow unless a '
-                f"loss does. Leave 0 out, or add an FMKTLoss with flow='neck' to a Distiller"
-            )
-        drawn = flow.draw_num_steps()
-        # with 0 drawn the flow is transported for the loss, so that all parameters get gradients
-        return drawn, drawn or min(n for n in flow.num_steps if n)
-
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         """Accept a checkpoint of the plain detector: its neck is the wrapped one."""
         own = [key for key in state_dict if key.startswith(prefix)]
-        if own and not any(key.startswith(f'{prefix}neck.') for key in own):
+        if not any(key.startswith(f'{prefix}flows.') for key in own):
             for key in own:
                 state_dict[f'{prefix}neck.{key[len(prefix) :]}'] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

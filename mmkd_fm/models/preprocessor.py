@@ -1,5 +1,6 @@
 """One raw batch, two views: the student's and the teacher's."""
 
+from collections.abc import Callable
 from typing import Optional
 
 import torch
@@ -27,7 +28,7 @@ class TwoViewPreprocessor(nn.Module):
         self.student = student
         self._teacher = teacher
         self.same_view = _view(student) == _view(teacher.model.data_preprocessor)
-        self.batch_augments: Optional[nn.ModuleList] = getattr(student, 'batch_augments', None)
+        self.batch_augments: Optional[Callable] = getattr(student, 'batch_augments', None)
         if self.batch_augments is not None:
             student.batch_augments = None
 
@@ -66,8 +67,15 @@ class TwoViewPreprocessor(nn.Module):
             )
         channels = [view.shape[1] for view in views]
         inputs = torch.cat(views, dim=1) if len(views) > 1 else views[0]
-        for augment in self.batch_augments:
-            inputs, result['data_samples'] = augment(inputs, result['data_samples'])
+        samples = result['data_samples']
+        if isinstance(self.batch_augments, nn.ModuleList):
+            for augment in self.batch_augments:
+                inputs, samples = augment(inputs, samples)
+        else:  # mmpretrain's mixup and the like, which mix the labels
+            scores = torch.stack([sample.gt_score for sample in samples])
+            inputs, scores = self.batch_augments(inputs, scores)
+            samples = [s.set_gt_score(score) for s, score in zip(samples, scores)]
+        result['data_samples'] = samples
         return list(inputs.split(channels, dim=1))
 
     def __getattr__(self, name: str):
@@ -84,6 +92,7 @@ def _view(preprocessor: nn.Module) -> tuple:
         preprocessor.mean.flatten().tolist() if normalise else None,
         preprocessor.std.flatten().tolist() if normalise else None,
         getattr(preprocessor, '_channel_conversion', False),
+        getattr(preprocessor, 'to_rgb', False),  # mmpretrain's
         getattr(preprocessor, 'pad_size_divisor', 1),
         getattr(preprocessor, 'pad_value', 0),
     )

@@ -1,6 +1,8 @@
 import copy
 import random
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,3 +113,56 @@ def test_attributes_are_the_students(two_views):
     assert preprocessor.mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
     with pytest.raises(AttributeError, match='no_such_thing'):
         preprocessor.no_such_thing  # noqa: B018
+
+
+# mmpretrain
+
+
+@pytest.fixture
+def classifiers(mmdet_scope):
+    """Preprocessor of a student and of a teacher, and a batch: `classifiers(student, teacher)`."""
+    from mmpretrain.models import ClsDataPreprocessor
+    from mmpretrain.structures import DataSample
+
+    def make(student, teacher):
+        batch = dict(
+            inputs=[torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8) for _ in range(4)],
+            data_samples=[DataSample().set_gt_label(label) for label in (0, 2, 1, 2)],
+        )
+        models = [ClsDataPreprocessor(num_classes=3, **options) for options in (student, teacher)]
+        model = torch.nn.Module()
+        model.data_preprocessor = models[1]
+        return TwoViewPreprocessor(models[0], SimpleNamespace(model=model)), batch
+
+    return make
+
+
+def test_a_classifying_teacher_has_its_own_channel_order(classifiers):
+    two_views, batch = classifiers(dict(mean=[0, 0, 0], std=[1, 1, 1]), dict(to_rgb=True))
+    result = two_views(copy.deepcopy(batch), True)
+    assert torch.equal(result['inputs'].flip(1), result['teacher_inputs'])
+
+
+def test_mixup_reaches_both_views_and_the_labels(classifiers):
+    augments = dict(augments=dict(type='mmpretrain.Mixup', alpha=1.0))
+    normal = dict(mean=[100, 90, 80], std=[50, 60, 70])
+    two_views, batch = classifiers(dict(normal, batch_augments=augments), dict(to_rgb=True))
+    raw = torch.stack(batch['inputs']).float()
+    torch.manual_seed(0), np.random.seed(0)
+    result = two_views(copy.deepcopy(batch), True)
+    scores = torch.stack([sample.gt_score for sample in result['data_samples']])
+    assert ((scores > 0) & (scores < 1)).any()
+    # both views are the same mixture of the raw images
+    mean, std = (torch.tensor(normal[k]).reshape(1, 3, 1, 1) for k in ('mean', 'std'))
+    mixed = result['inputs'] * std + mean
+    torch.testing.assert_close(mixed.flip(1), result['teacher_inputs'], rtol=1e-5, atol=1e-3)
+    assert not torch.allclose(mixed, raw)
+    # as the student's preprocessor alone would do it
+    torch.manual_seed(0), np.random.seed(0)
+    from mmpretrain.models import ClsDataPreprocessor
+
+    alone = ClsDataPreprocessor(num_classes=3, **normal, batch_augments=augments)
+    expected = alone(copy.deepcopy(batch), True)
+    assert torch.equal(result['inputs'], expected['inputs'])
+    for ours, theirs in zip(result['data_samples'], expected['data_samples']):
+        assert torch.equal(ours.gt_score, theirs.gt_score)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Optional, Union
 
 import torch
-from mmengine.logging import MessageHub, print_log
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
@@ -61,7 +61,7 @@ class FMKTLoss(nn.Module):
         super().__init__()
         if isinstance(flow, str) and flow != 'neck':
             raise ValueError(f"flow is a dict with the arguments of Flow, or 'neck'; got {flow!r}")
-        decouple_pairs(1, pair_ratio, torch.Generator())  # checks the ratio
+        decouple_pairs(1, pair_ratio, 0, 0)  # checks the ratio
         self.flow_cfg = flow or {}
         self.objective_cfg = objective
         self.metric = build_part(metric, 'Loss')
@@ -147,17 +147,17 @@ class FMKTLoss(nn.Module):
         from_neck = isinstance(student, FlowedPyramid)
         students = student.sources if from_neck else as_levels(student)
         teachers = as_levels(teacher)
-        matching, theta, order = [], [], None
+        matching, theta, pairing = [], [], slice(None)
         for (i, j), objective in zip(self.pairs, self.objectives):
             x = students[i].to(torch.promote_types(students[i].dtype, torch.float32))
             flow = student.flows[i] if from_neck else self.flows[str(i)]
-            if order is None:
-                order = self._pairing(flow, x)
-            target = objective.target(teachers[j] if self.pair_ratio == 1 else teachers[j][order])
+            if self.pair_ratio < 1:
+                pairing = flow.pair_teachers(len(x), self.pair_ratio).to(x.device)
+            target = objective.target(teachers[j][pairing])
             compare = partial(objective, x=x, target=target, metric=self.metric)
             if from_neck:
                 transported = student.transports[i]
-                loss = _compare_steps(transported, compare, flow.checkpoint)
+                loss = compare_steps(transported, compare, flow.checkpoint)
             else:
                 transported = flow(x, step_loss=compare)
                 loss = transported.loss
@@ -170,17 +170,17 @@ class FMKTLoss(nn.Module):
         result['steps'] = matching[0].new_tensor(float(len(transported.times)))
         return result
 
-    def _pairing(self, flow: Flow, x: Tensor) -> Tensor:
-        """Whose teacher each sample is compared with: a function of seed and iteration."""
-        iteration = MessageHub.get_current_instance().get_info('iter', 0)
-        generator = torch.Generator().manual_seed((flow.seed << 32) + iteration)
-        return decouple_pairs(len(x), self.pair_ratio, generator).to(x.device)
 
-
-def _compare_steps(
+def compare_steps(
     transported: Transport, compare: Callable[[Tensor, Tensor, Tensor], Tensor], checkpoint: bool
 ) -> Tensor:
-    """Mean of the step losses of a transport that has been made already."""
+    """Mean of the step losses of a transport that was made before, with its steps kept.
+
+    Args:
+        transported: The transport.
+        compare: Called as ``compare(estimate, velocity, t)`` at each step; returns a scalar.
+        checkpoint: Recompute each in the backward pass.
+    """
     losses = []
     for estimate, velocity, time in zip(*transported[1:4]):
         step = (estimate, velocity, time.expand(len(estimate)))
