@@ -12,7 +12,9 @@ distill_hooks = dict(
 
 # The flow of FM-KT: one for each level, shared by all its steps.
 flow = dict(
-    meta_encoder=dict(type='mmkd_fm.ConvMetaEncoder'), schedule='rectified', num_steps=[1, 2, 4]
+    meta_encoder=dict(type='mmkd_fm.DepthwiseMetaEncoder'),
+    schedule='rectified',
+    num_steps=[1, 2, 4],
 )
 
 # FM-KT^Theta: the flow in training only, zero inference cost. The weights are the best that were

@@ -1,4 +1,4 @@
-"""FM-KT^Theta (zero inference cost) on BCCD, RetinaNet R18 -> R18 of a quarter of the width, 48 epochs.
+"""FM-KT^Theta (zero inference cost) on BCCD, RetinaNet R18 -> R18 of a quarter of the width.
 
 Measured by us: docs/results/bccd.md. Train the teacher first, with retinanet_r18_bccd.py.
 

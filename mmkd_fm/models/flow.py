@@ -48,7 +48,7 @@ class Flow(nn.Module):
     def __init__(
         self,
         channels: int,
-        meta_encoder: dict = dict(type='mmkd_fm.ConvMetaEncoder'),  # noqa: B006 (read only)
+        meta_encoder: dict = dict(type='mmkd_fm.DepthwiseMetaEncoder'),  # noqa: B006 (read only)
         time_embedding: dict = dict(type='mmkd_fm.LinearTimeEmbedding'),  # noqa: B006
         schedule: str = 'rectified',
         num_steps: Union[int, Sequence[int]] = (1, 2, 4),

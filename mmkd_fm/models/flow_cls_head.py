@@ -155,7 +155,12 @@ class FlowClsHead(BaseModule):
             return getattr(self.head, name)
 
 
-FLOW = dict(type='mmkd_fm.Flow', num_steps=8, time_embedding=dict(type='mmkd_fm.MLPTimeEmbedding'))
+FLOW = dict(
+    type='mmkd_fm.Flow',
+    meta_encoder=dict(type='mmkd_fm.ConvMetaEncoder'),
+    time_embedding=dict(type='mmkd_fm.MLPTimeEmbedding'),
+    num_steps=8,
+)
 """What FM-KT takes for logits."""
 
 

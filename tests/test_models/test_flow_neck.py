@@ -244,7 +244,7 @@ def test_no_teacher_reaches_an_encoder(flowed, distiller, raw_batch, loss_of):
             for p in model.teacher.model.parameters():
                 p.data.mul_(scale)
             for module in model.modules():
-                if type(module).__name__ == 'ConvMetaEncoder':
+                if type(module).__name__ == 'DepthwiseMetaEncoder':
                     module.register_forward_pre_hook(
                         lambda m, inputs, given=given: given.extend(inputs)
                     )

@@ -62,7 +62,7 @@ def test_one_step_of_serial_training_equals_the_reference():
     def value(name):
         return torch.from_numpy(reference[f'fmkt/{name}'])
 
-    flow = Flow(8, num_steps=4).double()
+    flow = Flow(8, meta_encoder=dict(type='ConvMetaEncoder'), num_steps=4).double()
     objective = VelocityMatching(8, 12, 'rectified', train_teacher_map=True).double()
     parameters = {
         'encoder.conv1.weight': flow.meta_encoder.conv1.weight,
@@ -222,7 +222,9 @@ def test_unknown_names_list_the_valid_ones(fmkt, options, message):
 def _train_on_noise(train_teacher_map, steps=200):
     """Fit a flow to a teacher that is noise: there is nothing to learn about it."""
     torch.manual_seed(0)
-    flow, objective = Flow(4, num_steps=1), VelocityMatching(4, 6, 'rectified', train_teacher_map)
+    encoder = dict(type='ConvMetaEncoder')
+    flow = Flow(4, encoder, num_steps=1)
+    objective = VelocityMatching(4, 6, 'rectified', train_teacher_map)
     parameters = [*flow.parameters(), *objective.parameters()]
     optimizer = torch.optim.Adam([p for p in parameters if p.requires_grad], lr=0.01)
     losses = []
