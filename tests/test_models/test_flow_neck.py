@@ -274,3 +274,23 @@ def test_losses_that_do_not_fit_the_student(distiller, options, message):
 def test_levels_that_are_not_the_necks_are_refused(flowed):
     with pytest.raises(ValueError, match=r'levels=\[0, 1\], but the FlowNeck transports \[0, 1, 2'):
         flowed(losses=dict(fmkt=dict(FROM_NECK['fmkt'], levels=[0, 1])), load=False)
+
+
+def test_features_that_are_not_finite_name_the_term(flowed, raw_batch, loss_of):
+    model = flowed()
+    next(model.neck.flows['0'].meta_encoder.parameters()).data.fill_(float('nan'))
+    with pytest.raises(FloatingPointError, match='not finite: loss_fmkt, loss_fmkt_theta'):
+        loss_of(model, raw_batch())
+
+
+def test_without_weight_it_is_the_student_with_its_flow(flowed, raw_batch, loss_of):
+    """Bit for bit, and the teacher is not built."""
+    model = flowed(losses=dict(fmkt=dict(FROM_NECK['fmkt'], loss_weight=0)))
+    assert model.teacher is None and not model.neck.supervised
+    alone = copy.deepcopy(model.student).train()
+    ours, theirs = (loss_of(m, raw_batch()) for m in (model, alone))
+    assert torch.equal(ours[0], theirs[0])
+    for one in (ours, theirs):
+        one[0].backward()
+    for (name, p), q in zip(model.named_parameters(), alone.parameters()):
+        assert torch.equal(p.grad, q.grad), name
