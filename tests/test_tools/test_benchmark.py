@@ -1,0 +1,342 @@
+"""The benchmark: what it computes from times, the memory it measures, and its tables."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import benchmark
+import benchmark_measure
+from benchmark_measure import (
+    Stopwatch,
+    interleave,
+    peak_memory,
+    policy_average,
+    ratios,
+    resident_bytes,
+)
+from benchmark_models import (
+    Training,
+    exported_student,
+    flow_student,
+    plain_student,
+    raw_batch,
+    read_config,
+    with_encoder,
+)
+from benchmark_report import BARE, Cost, Inference, Report
+from benchmark_tables import PHASES, markdown, sheets
+from complexity import gflops, num_parameters
+from mmkd_fm.models import Flow
+
+TOOL = Path(benchmark.__file__)
+CPU = torch.device('cpu')
+
+
+# The command line
+
+
+def test_help_names_the_targets_and_options(capsys):
+    with pytest.raises(SystemExit) as end:
+        benchmark.parse(['--help'])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    for option in ('--size', '--encoders', '--steps', '--checkpoint', '--markdown', '--strict'):
+        assert option in shown
+
+
+def test_defaults_depend_on_the_device():
+    assert benchmark.parse(['--device', 'cpu']).size == (320, 480)
+    assert benchmark.parse(['--device', 'cuda']).size == (800, 1344)
+    assert Path(benchmark.parse([]).config).is_file()
+    assert 'ConvMetaEncoder' in benchmark.parse([]).encoders
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--repeats', '0'], '--repeats: expected at least 1, got 0'),
+        (['--steps', '-1'], '--steps: expected numbers from 0'),
+        (['--size', '8', '8'], '--size: expected sides of at least 64 pixels'),
+        (['--encoders', 'NoMetaEncoder'], 'ConvMetaEncoder'),
+        (['no/such/config.py'], "there is no config file 'no/such/config.py'"),
+    ],
+)
+def test_bad_arguments(options, message, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.parse(options)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('method', ['pkd', 'fmkt-neck'])
+def test_config_without_a_flow_of_its_own(method):
+    config = TOOL.parents[1] / f'configs/bccd/{method}_retinanet_r18_r18-quarter_bccd.py'
+    with pytest.raises(ValueError, match=r'expected a Distiller with one FMKTLoss'):
+        read_config(str(config))
+
+
+def test_only_the_flow_is_kept_unless_all_losses_are_asked_for():
+    config = TOOL.parents[1] / 'configs/bccd/fmkt-wttm_retinanet_r18_r18-quarter_bccd.py'
+    assert list(read_config(str(config))[0].losses) == ['fmkt']
+    assert list(read_config(str(config), all_losses=True)[0].losses) == ['fmkt', 'wttm']
+
+
+# Memory
+
+
+@pytest.mark.parametrize('kept', [0, 1, 5])
+def test_peak_memory_of_known_tensors(kept):
+    def call():
+        tensors = [torch.empty(1000, 100) for _ in range(kept)]
+        more = torch.empty(500, 100)
+        del tensors, more
+        return torch.empty(100)
+
+    for _ in range(2):  # a profile leaves nothing behind for the next
+        assert peak_memory(call, CPU) == max(400_000 * kept + 200_000, 400)
+
+
+def test_peak_memory_without_allocations():
+    assert peak_memory(lambda: None, CPU) == 0
+
+
+def test_recomputed_transport_grows_by_one_copy_of_the_map_a_step():
+    x = torch.randn(1, 16, 64, 64)
+    copy_bytes = x.numel() * x.element_size()
+
+    def growth(checkpoint):
+        flow = Flow(16, meta_encoder=dict(type='mmkd_fm.ConvMetaEncoder'), checkpoint=checkpoint)
+
+        def call(steps):
+            result = flow(x, steps, step_loss=lambda estimate, v, t: estimate.square().mean())
+            result.loss.backward()
+            flow.zero_grad()
+
+        few, many = (peak_memory(lambda n=n: call(n), CPU) for n in (4, 12))
+        return (many - few) / 8 / copy_bytes
+
+    assert growth(checkpoint=True) == pytest.approx(1, abs=0.05)
+    assert growth(checkpoint=False) > 5
+
+
+def test_shared_storage_counts_once():
+    x = torch.empty(10, 10)
+    assert resident_bytes([x, x[2:], x.t(), torch.empty(5)]) == 400 + 20
+
+
+# Time
+
+
+def test_policy_average_is_the_expectation_of_the_draw():
+    seconds = {1: [1.0, 2.0], 2: [2.0, 4.0], 4: [6.0, 3.0]}
+    assert policy_average(seconds, [1, 2, 4]) == [3.0, 3.0]
+    assert policy_average(seconds, [1, 1, 4]) == pytest.approx([8 / 3, 7 / 3])
+    assert policy_average(seconds, [2]) == seconds[2]
+
+
+def test_rounds_alternate_and_the_first_do_not_count():
+    order, ticks = [], []
+    calls = {name: lambda name=name: order.append(name) for name in 'abc'}
+    seconds = interleave(calls, CPU, repeats=2, warmup=1, tick=lambda: ticks.append(0))
+    assert ''.join(order) == 'abccbaabc'
+    assert len(ticks) == 9
+    assert {name: len(values) for name, values in seconds.items()} == dict(a=2, b=2, c=2)
+
+
+def test_inner_phases_are_not_charged_to_outer_ones(monkeypatch):
+    clock = iter([0.0, 1.0, 4.0, 6.0, 7.0, 11.0])
+    monkeypatch.setattr(benchmark_measure, 'now', lambda device: next(clock))
+    watch, module = Stopwatch(CPU), torch.nn.Identity()
+    with watch.phase('step'), watch.watching([(module, 'flow')]):
+        module(torch.zeros(1))
+        module(torch.zeros(1))
+    assert watch.seconds == dict(step=1 + 2 + 4, flow=3 + 1)
+    assert 'forward' not in vars(module)
+
+
+# The models
+
+
+@pytest.fixture(scope='module')
+def model(retinanet, write_teacher):
+    """Config of a small Distiller whose teacher can be loaded."""
+    from mmengine.config import ConfigDict
+
+    return ConfigDict(
+        type='mmkd_fm.Distiller',
+        student=retinanet(),
+        teacher=write_teacher(retinanet(width=12, channels=24)),
+        losses=dict(fmkt=dict(type='mmkd_fm.FMKTLoss', tap='neck', levels=[0, 1])),
+    )
+
+
+@pytest.fixture
+def training(model):
+    """A training of it with the depthwise encoder."""
+    config = with_encoder(model, 'fmkt', 'DepthwiseMetaEncoder')
+    return Training(config, raw_batch(1, (64, 96)), CPU, amp=False)
+
+
+def test_steps_repeat_the_same_work(training):
+    before = copy.deepcopy(training.distiller.state_dict())
+    extras = copy.deepcopy(training.distiller.distill_losses.state_dict())
+    training.choose(2, False).distillation_step()
+    training.student_step()
+    after = training.distiller.state_dict()
+    weights = [name for name, _ in training.student.named_parameters()]
+    assert all(torch.equal(before[name], after[name]) for name in weights)
+    assert all(
+        torch.equal(extras[name], value)
+        for name, value in training.distiller.distill_losses.state_dict().items()
+    )
+    assert all(parameter.any() for parameter in training.distiller.distill_losses.parameters())
+
+
+def test_resident_memory_grows_by_weights_and_momentum_of_the_flows(training):
+    training.student_step()
+    training.choose(1, False).distillation_step()
+    extras = num_parameters(training.distiller.distill_losses)
+    assert training.resident(True) - training.resident(False) == 4 * 2 * extras
+
+
+def test_every_phase_is_seen(training):
+    phases = training.choose(2, False).phases(distilled=True)
+    assert set(phases) == set(PHASES)
+    assert set(training.phases(distilled=False)) == set(PHASES) - {'flow forward', 'metric'}
+
+
+def test_bare_metric_has_no_flow(model):
+    config = with_encoder(model, 'fmkt', None)
+    assert config.losses.fmkt == dict(type='mmkd_fm.PKDLoss', tap='neck', levels=[0, 1])
+    assert model.losses.fmkt.type == 'mmkd_fm.FMKTLoss'
+
+
+def test_students(model, training):
+    image = training.data['inputs']
+    plain, flowing = plain_student(model), flow_student(model, 'fmkt')
+    exported = exported_student(model, training.distiller)
+    assert num_parameters(exported) == num_parameters(plain)
+    assert gflops(exported, image) == gflops(plain, image)
+    trained = training.student.state_dict()
+    assert all(torch.equal(value, trained[name]) for name, value in exported.state_dict().items())
+    # the flow's own figures add up to what FlowNeck adds
+    config = with_encoder(model, 'fmkt', 'ConvMetaEncoder')
+    costs = Training(config, raw_batch(1, (64, 96)), CPU, amp=False).flow_costs()
+    assert list(costs) == [0, 1]
+    parameters, step = (sum(values) for values in zip(*costs.values()))
+    assert num_parameters(flowing) == num_parameters(plain) + parameters
+    for nfe in (0, 1, 3):
+        flowing.neck.nfe = nfe
+        assert gflops(flowing, image) == pytest.approx(gflops(plain, image) + nfe * step)
+
+
+# The report
+
+
+@pytest.fixture
+def report():
+    """Two encoders, three numbers of steps, two rounds; the base takes 1 s and 1000 bytes."""
+
+    def cost(encoder, steps, checkpoint):
+        slower = 0.04 * steps * (2 if encoder == 'ConvMetaEncoder' else 1)
+        memory = 1000 + 20 * steps * (1 if checkpoint else 5)
+        return Cost(encoder, steps, checkpoint, [1 + slower, 2 + 2 * slower], [1, 2], memory, 1000)
+
+    encoders = ('ConvMetaEncoder', 'DepthwiseMetaEncoder')
+    variants = [(n, c) for n in (1, 2, 4) for c in (False, True)]
+    return Report(
+        settings=dict(config='some.py', rounds=2),
+        encoder='DepthwiseMetaEncoder',
+        policy=[1, 2],
+        costs=[
+            Cost(BARE, 0, False, [1.0, 2.0], [1, 2], 1000, 1000),
+            *(cost(encoder, *variant) for encoder in encoders for variant in variants),
+        ],
+        student=[0.6, 0.7],
+        teacher=[0.4, 0.3],
+        flows={encoder: {0: (10, 0.5), 1: (10, 0.25)} for encoder in encoders},
+        students=[
+            Inference('plain', 100, 2.0, [1.0, 1.0]),
+            Inference('exported', 100, 2.0, [1.0, 1.02]),
+        ],
+        phases=dict(base=dict.fromkeys(PHASES, 1.0), distillation=dict.fromkeys(PHASES, 1.1)),
+    )
+
+
+def test_targets(report):
+    average = report.average('DepthwiseMetaEncoder', False)
+    assert average.time == pytest.approx([1 + 0.04 * 1.5] * 2)
+    assert average.space == pytest.approx(1.2)  # of the largest number of steps
+    assert [met for _, _, met in report.targets()] == [True] * 5
+    report.policy = [4]
+    assert [met for _, _, met in report.targets()] == [False, True, True, True, True]
+    report.students[1] = Inference('exported', 101, 2.0, [1.0, 1.2])
+    assert [met for _, _, met in report.targets()] == [False, True, False, True, False]
+
+
+def test_what_was_not_measured_is_not_judged(report):
+    report.costs = [cost for cost in report.costs if not cost.checkpoint]
+    assert [met for _, _, met in report.targets()][:2] == [True, None]
+    assert 'not measured' in markdown(report)
+
+
+def test_tables_are_complete(report):
+    training, flows, inference, phases, targets = sheets(report)
+    for sheet in sheets(report):
+        assert all(len(row) == len(sheet.header) for row in sheet.rows)
+    assert [row[:2] for row in training.rows] == [
+        ['none', '0'],
+        *([name, steps] for name in ('Conv', 'Depthwise') for steps in ('1', '2', '4', '1/2')),
+    ]
+    assert [training.rows[i][:2] for i in training.strong] == [['Depthwise', '1/2']]
+    assert training.rows[-1][2:] == ['1.06 (1.06-1.06)', '1.06 (1.06-1.06)', '1.20', '1.04']
+    assert flows.rows[0] == ['Conv', '0.000 M', '0.5000', '0.2500', '0.7500', '37.5%']
+    assert [row[0] for row in inference.rows] == ['plain', 'exported']
+    assert [row[0] for row in phases.rows] == [*PHASES, 'all']
+    assert phases.rows[-1][1:] == ['100.0', '110.0']
+    assert [row[2] for row in targets.rows] == ['OK'] * 5
+    text = markdown(report)
+    assert '| **Depthwise** | **1/2** |' in text
+    assert text.count('\n## ') == 5
+
+
+def test_ratios_pair_the_rounds():
+    assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+
+
+# All of it
+
+
+@pytest.mark.slow
+def test_benchmark_from_beginning_to_end(tmp_path):
+    out, tables = tmp_path / 'figures/out.json', tmp_path / 'tables.md'
+    command = [sys.executable, str(TOOL)]
+    command += [str(TOOL.parents[1] / 'configs/bccd/fmkt_retinanet_r18_r18-quarter_bccd.py')]
+    command += ['--device', 'cpu', '--size', '64', '64', '--batch', '1', '--repeats', '1']
+    command += ['--encoders', 'DepthwiseMetaEncoder', 'MLPMetaEncoder', '--steps', '0', '1']
+    command += ['--out', str(out), '--markdown', str(tables)]
+    env = dict(os.environ, OMP_NUM_THREADS='1')
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(out.read_text())
+    measured = {(c['encoder'], c['steps'], c['checkpoint']) for c in report['costs']}
+    encoders = {report['encoder'], 'DepthwiseMetaEncoder', 'MLPMetaEncoder'}
+    assert measured == {(BARE, 0, False)} | {
+        (encoder, steps, checkpoint)
+        for encoder in encoders
+        for steps in {1, *report['policy']}
+        for checkpoint in (False, True)
+    }
+    assert set(report['flows']) == encoders
+    plain, exported = report['students'][:2]
+    assert [exported[key] for key in ('parameters', 'gflops')] == [
+        plain[key] for key in ('parameters', 'gflops')
+    ]
+    assert all(cost['memory'] > 0 for cost in report['costs'])
+    assert 'exported student: parameters' in tables.read_text()
+    assert 'Targets' in done.stdout
