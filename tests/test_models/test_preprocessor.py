@@ -121,8 +121,8 @@ def test_attributes_are_the_students(two_views):
 @pytest.fixture
 def classifiers(mmdet_scope):
     """Preprocessor of a student and of a teacher, and a batch: `classifiers(student, teacher)`."""
-    from mmpretrain.models import ClsDataPreprocessor
-    from mmpretrain.structures import DataSample
+    ClsDataPreprocessor = pytest.importorskip('mmpretrain.models').ClsDataPreprocessor
+    DataSample = pytest.importorskip('mmpretrain.structures').DataSample
 
     def make(student, teacher):
         batch = dict(
