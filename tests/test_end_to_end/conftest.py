@@ -135,7 +135,7 @@ LOSSES = {
     'pkd': dict(pkd=PKD),
     'any-nfe': dict(fmkt=FROM_NECK),
 }
-FLOW = dict(num_steps=[0, 1, 2], checkpoint=True)
+FLOW = dict(num_steps=[0, 1, 2], seed=1, checkpoint=True)
 DISTILL_HOOKS = dict(
     distill_state=dict(type='mmkd_fm.DistillStateHook'),
     distill_clip=dict(type='mmkd_fm.ClipApartHook'),
