@@ -294,3 +294,8 @@ def test_without_weight_it_is_the_student_with_its_flow(flowed, raw_batch, loss_
         one[0].backward()
     for (name, p), q in zip(model.named_parameters(), alone.parameters()):
         assert torch.equal(p.grad, q.grad), name
+
+
+def test_a_loss_in_eval_mode_asks_for_training_mode(flowed, raw_batch, loss_of):
+    with pytest.raises(RuntimeError, match=r'in training mode alone; call model\.train\(\)'):
+        loss_of(flowed().eval(), raw_batch())

@@ -143,8 +143,16 @@ class FMKTLoss(nn.Module):
 
         Returns:
             `loss`, `loss_theta` (if it has a weight), and the monitor `steps`.
+
+        Raises:
+            RuntimeError: If the FlowNeck kept no steps, as in eval mode.
         """
         from_neck = isinstance(student, FlowedPyramid)
+        if self.flow_cfg == 'neck' and not from_neck:
+            raise RuntimeError(
+                'the FlowNeck keeps its steps in training mode alone; call model.train() before '
+                'computing the loss'
+            )
         students = student.sources if from_neck else as_levels(student)
         teachers = as_levels(teacher)
         matching, theta, pairing = [], [], slice(None)
