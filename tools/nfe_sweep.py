@@ -57,9 +57,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         '--nfe',
         type=int,
-        nargs='+',
+        nargs='*',
         metavar='N',
-        default=[0, 1, 2, 4, 8],
         help='numbers of flow steps; 0 is the plain detector (default: 0 1 2 4 8)',
     )
     parser.add_argument(
@@ -71,6 +70,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     arguments = parser.parse_args()
+    arguments.nfe = arguments.nfe or [0, 1, 2, 4, 8]
     if min(arguments.nfe) < 0:
         parser.error(f'--nfe takes numbers of steps, 0 or more, but got {min(arguments.nfe)}')
     if not Path(arguments.checkpoint).is_file() and '://' not in arguments.checkpoint:

@@ -180,3 +180,17 @@ def test_the_student_with_a_flow_trains_without_a_teacher(distill_config, train,
     work_dir = train(cfg, tmp_path)
     weights = tools.load(work_dir / 'epoch_1.pth')['state_dict']
     assert weights['neck.flows.0.meta_encoder.conv2.weight'].abs().max() > 0  # from zero
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--nfe', '--help'], 'AP against latency'),
+        (['any.py', 'absent.pth', '--nfe'], "there is no checkpoint 'absent.pth'"),
+        (['any.py', 'run/epoch_2.pth', '--nfe', '-1'], '0 or more, but got -1'),
+    ],
+)
+def test_the_sweep_explains_its_arguments(any_nfe, tools, arguments, message):
+    script = tools.root / 'tools' / 'test.py'
+    _, output = tools.run_python(script, *arguments, cwd=any_nfe.folder, check=False)
+    assert message in ' '.join(output.split())
