@@ -13,8 +13,8 @@ from pathlib import Path
 
 from mmdet_tool import explained
 
-PLAIN_KEYS = {'neck': 'neck', 'head': 'head'}
-"""Where a flow may stand in a model, and the name of what it wraps there."""
+PARTS = ('neck', 'head')
+"""Where a flow may stand in a model; what it wraps there has the same name."""
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def _parse() -> argparse.Namespace:
 
 def flows(model: dict) -> list[str]:
     """Parts of a model config that carry a flow."""
-    return [part for part in PLAIN_KEYS if 'Flow' in str((model.get(part) or {}).get('type', ''))]
+    return [part for part in PARTS if 'Flow' in str((model.get(part) or {}).get('type', ''))]
 
 
 def set_steps(model: dict, nfe: int) -> None:
@@ -84,7 +84,7 @@ def unwrap(model: dict, state: dict) -> dict:
         SystemExit: If the head never saw features without the flow.
     """
     for part in flows(model):
-        wrapper, inner = model[part], f'{part}.{PLAIN_KEYS[part]}.'
+        wrapper, inner = model[part], f'{part}.{part}.'
         num_steps = (wrapper.get('flow') or {}).get('num_steps', [1, 2, 4])
         if 0 not in (num_steps if isinstance(num_steps, (list, tuple)) else [num_steps]):
             raise SystemExit(
@@ -92,7 +92,7 @@ def unwrap(model: dict, state: dict) -> dict:
                 f'features without the flow. Export it with the flow, --nfe 1, or train with 0 '
                 f'among num_steps'
             )
-        model[part] = wrapper[PLAIN_KEYS[part]]
+        model[part] = wrapper[part]
         if part == 'head' and not model.get('neck'):  # FlowClsHead pools by itself
             model['neck'] = dict(type='GlobalAveragePooling')
         state = {
