@@ -3,60 +3,100 @@
 All functions compute in float32 at least.
 """
 
+from typing import Optional
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmkd_fm.functional.divergences import check_temperature
+from mmkd_fm.functional.forms import kl_divergence, precise, row_divergence
+
+REDUCTIONS = ('mean', 'sum', 'none')
 
 
-def precise(x: Tensor) -> Tensor:
-    """``x`` in float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+def reduce(values: Tensor, weight: Optional[Tensor] = None, reduction: str = 'mean') -> Tensor:
+    """Reduce the values of the samples.
 
-
-def batch_mean(values: Tensor) -> Tensor:
-    """Mean that is 0, connected to the graph, for an empty batch."""
-    return values.sum() / max(values.numel(), 1)
-
-
-def kl_divergence(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL(p || q) of the softmaxes over the last dimension: shapes (..., C) to (...)."""
-    log_q = F.log_softmax(student_logits, dim=-1)
-    log_p = F.log_softmax(teacher_logits, dim=-1)
-    return F.kl_div(log_q, log_p, reduction='none', log_target=True).sum(dim=-1)
-
-
-def check_logits(student: Tensor, teacher: Tensor, name: str) -> None:
-    """Refuse what is not logits (N, C) of the same samples and classes.
+    Args:
+        values: Shape (N,).
+        weight: Of each sample, at least 0, shape (N,); None is 1 for all.
+        reduction: 'mean', weighted by `weight` (0, connected to the graph, if there is no weight);
+            'sum' of the weighted values; 'none', the weighted values.
 
     Raises:
-        ValueError: If the shapes differ or have not two dimensions.
+        ValueError: If the reduction is unknown.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f'unknown reduction {reduction!r}; valid: {", ".join(REDUCTIONS)}')
+    if weight is None:
+        total = values.numel()
+    else:
+        weight = weight.to(values.dtype)
+        values = weight * values
+        total = weight.sum()
+    if reduction == 'none':
+        return values
+    if reduction == 'sum':
+        return values.sum()
+    if weight is None:
+        return values.sum() / max(total, 1)
+    return values.sum() / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def check_logits(
+    student: Tensor, teacher: Tensor, weight: Optional[Tensor], name: str
+) -> tuple[Tensor, Tensor]:
+    """Refuse what is not logits (N, C) of the same samples and classes.
+
+    Returns:
+        Both, with zeros where the weight is 0: what is ignored may be infinite or NaN.
+
+    Raises:
+        ValueError: If the shapes differ or are not of two dimensions, or the weight's is another.
     """
     if student.ndim != 2 or student.shape != teacher.shape:
         raise ValueError(
             f'{name} compares logits of shape (N, C) of the same samples and classes, but got '
             f'student {tuple(student.shape)} and teacher {tuple(teacher.shape)}; where the '
-            f'classes differ, distil features instead'
+            f'classes differ, name the pairs with class_map= of the loss, or distil features'
         )
+    if weight is None:
+        return student, teacher
+    if weight.shape != student.shape[:1]:
+        raise ValueError(
+            f'{name}: weight has one value for each sample, shape ({len(student)},), but got '
+            f'{tuple(weight.shape)}'
+        )
+    ignored = (weight == 0).unsqueeze(1)
+    return student.masked_fill(ignored, 0), teacher.masked_fill(ignored, 0)
 
 
 def _tempered(
-    student: Tensor, teacher: Tensor, temperature: float, name: str
+    student: Tensor, teacher: Tensor, weight: Optional[Tensor], temperature: float, name: str
 ) -> tuple[Tensor, Tensor]:
     """The logits, checked and divided by the temperature."""
-    check_logits(student, teacher, name)
+    student, teacher = check_logits(student, teacher, weight, name)
     check_temperature(temperature)
     return precise(student) / temperature, precise(teacher) / temperature
 
 
-def kd_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
-    """KD: ``T^2 KL(p_T || q_T)`` of tempered softmaxes, mean over the batch (arXiv 1503.02531).
+def kd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float = 4.0,
+    form: str = 'softmax',
+    weight: Optional[Tensor] = None,
+    reduction: str = 'mean',
+) -> Tensor:
+    """KD: ``T^2 KL(p_T || q_T)`` of tempered distributions (arXiv 1503.02531).
 
     Args:
         student: Logits, shape (N, C).
         teacher: Logits, shape (N, C).
         temperature: T > 0, of both.
+        form: How the logits are read: 'softmax', 'background_softmax' or 'bernoulli'.
+        weight: Of each sample, shape (N,); what has 0 is ignored, whatever its logits.
+        reduction: 'mean', 'sum' or 'none', see `reduce`.
 
     Raises:
         ValueError: If the shapes differ or the temperature is not above 0.
@@ -64,8 +104,8 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tenso
     Example:
         >>> kd_loss(torch.randn(8, 10), torch.randn(8, 10), temperature=4)
     """
-    z_s, z_t = _tempered(student, teacher, temperature, 'kd_loss')
-    return temperature**2 * batch_mean(kl_divergence(z_s, z_t))
+    z_s, z_t = _tempered(student, teacher, weight, temperature, 'kd_loss')
+    return temperature**2 * reduce(row_divergence(form, z_s, z_t), weight, reduction)
 
 
 def dkd_loss(
@@ -75,8 +115,10 @@ def dkd_loss(
     alpha: float = 1.0,
     beta: float = 2.0,
     temperature: float = 4.0,
+    weight: Optional[Tensor] = None,
+    reduction: str = 'mean',
 ) -> Tensor:
-    """DKD: ``T^2 (alpha TCKD + beta NCKD)``, mean over the batch (arXiv 2203.08679).
+    """DKD: ``T^2 (alpha TCKD + beta NCKD)`` (arXiv 2203.08679).
 
     TCKD is the divergence of the two classes "target" and "not the target", NCKD that of the
     softmaxes over the other classes. KD of a sample is ``TCKD + (1 - p_target) NCKD``.
@@ -88,6 +130,8 @@ def dkd_loss(
         alpha: Weight of TCKD.
         beta: Weight of NCKD.
         temperature: T > 0, of both.
+        weight: Of each sample, shape (N,); what has 0 is ignored, whatever its logits.
+        reduction: 'mean', 'sum' or 'none', see `reduce`.
 
     Raises:
         ValueError: If the shapes differ, the targets are not class indices of the logits or the
@@ -96,11 +140,11 @@ def dkd_loss(
     Example:
         >>> dkd_loss(torch.randn(8, 10), torch.randn(8, 10), torch.randint(10, (8,)))
     """
-    z_s, z_t = _tempered(student, teacher, temperature, 'dkd_loss')
+    z_s, z_t = _tempered(student, teacher, weight, temperature, 'dkd_loss')
     _check_target(target, *student.shape)
     (binary_s, others_s), (binary_t, others_t) = _decouple(z_s, target), _decouple(z_t, target)
     tckd, nckd = kl_divergence(binary_s, binary_t), kl_divergence(others_s, others_t)
-    return temperature**2 * batch_mean(alpha * tckd + beta * nckd)
+    return temperature**2 * reduce(alpha * tckd + beta * nckd, weight, reduction)
 
 
 def _check_target(target: Tensor, samples: int, classes: int) -> None:
@@ -134,6 +178,7 @@ def dist_loss(
     gamma: float = 2.0,
     temperature: float = 1.0,
     eps: float = 1e-8,
+    weight: Optional[Tensor] = None,
 ) -> Tensor:
     """DIST: ``T^2 (beta inter + gamma intra)`` of tempered softmaxes (arXiv 2205.10536).
 
@@ -148,6 +193,8 @@ def dist_loss(
         gamma: Weight of the relation within each class.
         temperature: T > 0, of both.
         eps: Added to the product of the norms; 1 / eps bounds the gradient where samples are alike.
+        weight: Of each sample, at least 0, shape (N,): in the mean over the samples, and in the
+            correlation over the samples as if the sample were there so many times.
 
     Raises:
         ValueError: If the shapes differ or the temperature is not above 0.
@@ -155,16 +202,25 @@ def dist_loss(
     Example:
         >>> dist_loss(torch.randn(8, 10), torch.randn(8, 10))
     """
-    z_s, z_t = _tempered(student, teacher, temperature, 'dist_loss')
-    if len(student) == 0:
+    z_s, z_t = _tempered(student, teacher, weight, temperature, 'dist_loss')
+    if weight is not None:
+        kept = weight != 0
+        z_s, z_t, weight = z_s[kept], z_t[kept], weight[kept].to(z_s.dtype)
+    if len(z_s) == 0:
         return z_s.sum() * 0
     q, p = z_s.softmax(dim=1), z_t.softmax(dim=1)
-    inter, intra = 1 - _correlation(q, p, eps).mean(), 1 - _correlation(q.T, p.T, eps).mean()
+    inter = 1 - reduce(_correlation(q, p, eps), weight)
+    intra = 1 - _correlation(q.T, p.T, eps, weight).mean()
     return temperature**2 * (beta * inter + gamma * intra)
 
 
-def _correlation(x: Tensor, y: Tensor, eps: float) -> Tensor:
-    """Pearson's correlation of each row: shapes (M, K) to (M,)."""
-    x, y = (z - z.mean(dim=1, keepdim=True) for z in (x, y))
+def _correlation(x: Tensor, y: Tensor, eps: float, weight: Optional[Tensor] = None) -> Tensor:
+    """Pearson's correlation of each row, its elements weighted: shapes (M, K) to (M,)."""
+    if weight is None:
+        x, y = (z - z.mean(dim=1, keepdim=True) for z in (x, y))
+    else:
+        weight = weight / weight.mean()
+        x, y = (z - (weight * z).mean(dim=1, keepdim=True) for z in (x, y))
+        x, y = x * weight.sqrt(), y * weight.sqrt()
     norms = torch.linalg.vector_norm(x, dim=1) * torch.linalg.vector_norm(y, dim=1)
     return (x * y).sum(dim=1) / (norms + eps)

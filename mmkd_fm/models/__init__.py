@@ -1,5 +1,14 @@
 """Registered modules: thin adapters with hyper-parameters and parameters."""
 
+from mmkd_fm.models.backbones import (
+    CIFARVGG,
+    CIFARMobileNetV2,
+    CIFARResNet,
+    CIFARShuffleNetV1,
+    CIFARShuffleNetV2,
+    CIFARWideResNet,
+    MobileNetV1,
+)
 from mmkd_fm.models.distiller import Distiller
 from mmkd_fm.models.flow import Flow
 from mmkd_fm.models.flow_cls_head import FlowClsHead
@@ -37,6 +46,12 @@ from mmkd_fm.models.time_embeddings import (
 )
 
 __all__ = [
+    'CIFARVGG',
+    'CIFARMobileNetV2',
+    'CIFARResNet',
+    'CIFARShuffleNetV1',
+    'CIFARShuffleNetV2',
+    'CIFARWideResNet',
     'CWDLoss',
     'ConvMetaEncoder',
     'ConvNeXtMetaEncoder',
@@ -57,6 +72,7 @@ __all__ = [
     'MLPMetaEncoder',
     'MLPTimeEmbedding',
     'MSELoss',
+    'MobileNetV1',
     'OnlineDistiller',
     'OnlineFMKTLogitLoss',
     'OnlineFMKTLoss',

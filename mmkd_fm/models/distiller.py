@@ -1,6 +1,7 @@
 """The Distiller: an unedited student with a frozen teacher beside it."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, Optional, Union
 
 import torch
@@ -12,14 +13,25 @@ from torch import Tensor, nn
 from mmkd_fm.generators import preserved_generators
 from mmkd_fm.models.alignment import Tapped, measure
 from mmkd_fm.models.preprocessor import TwoViewPreprocessor
-from mmkd_fm.models.taps import Tap, Taps, find_module, make_taps, read, record, tap_paths
+from mmkd_fm.models.taps import (
+    Records,
+    Tap,
+    Taps,
+    find_module,
+    make_taps,
+    read,
+    record,
+    tap_paths,
+    tensors,
+)
 from mmkd_fm.models.teacher import FrozenTeacher
 from mmkd_fm.registry import MODELS, build_part
 
 EXTRAS = 'distill_losses'
 """Child that holds all that is trained besides the student; it stays out of `state_dict`."""
 
-_PROBE_SIZE = 128
+_PROBE_SIZES = (128, 320, 512)
+"""Sides of the images that models are measured with; the first that a model takes."""
 
 
 @MODELS.register_module()
@@ -37,9 +49,11 @@ class Distiller(BaseModel):
         losses: Name of each term and its config: a registered loss of (student, teacher), with
             `tap` (module path, of the teacher too unless `teacher_tap` is given) and optionally
             `index` (item of the module's output) and `teacher_index`. A loss that compares several
-            outputs has a dict of paths as its tap, and is given a dict. One whose forward has a
-            parameter `data_samples` is given those of the batch. A term of `loss_weight` 0 is left
-            out; with none left the teacher is not even built.
+            outputs has a dict of paths as its tap, maybe one of indices too, and is given a dict.
+            One whose forward has a parameter `data_samples` is given those of the batch. A term of
+            `loss_weight` 0 is left out; with none left the teacher is not even built.
+        terms: Names of the losses that are used; None uses all. So a config can list every method,
+            and one line, or ``--cfg-options model.terms=[kd]``, chooses.
         task_loss_weight: Factor of the student's own losses.
         seed: Seed of the initial weights of what is trained besides the student. None takes the
             run's seed.
@@ -47,7 +61,8 @@ class Distiller(BaseModel):
             top level).
 
     Raises:
-        ValueError: If a tap names no module, pyramids don't fit, a name is unknown or taken.
+        ValueError: If a tap names no module, pyramids don't fit, a name is unknown or taken, or
+            there is no loss.
 
     Example:
         >>> model = dict(
@@ -62,12 +77,12 @@ class Distiller(BaseModel):
         student: dict,
         teacher: Optional[dict],
         losses: dict[str, dict],
+        terms: Optional[Sequence[str]] = None,
         task_loss_weight: float = 1.0,
         seed: Optional[int] = None,
         data_preprocessor: Optional[dict] = None,
     ) -> None:
-        if not losses:
-            raise ValueError('losses is empty: name at least one distillation loss')
+        losses = _choose(losses, terms)
         student = dict(student)
         if data_preprocessor is not None:
             student.setdefault('data_preprocessor', data_preprocessor)
@@ -208,7 +223,7 @@ class Distiller(BaseModel):
                 f'terms, whose names are prefixed with "loss_" (the student has: '
                 f'{", ".join(losses)})'
             )
-        _check_finite(terms)
+        _check_finite(terms, teacher_records)
         losses.update(terms)
         return losses
 
@@ -252,6 +267,20 @@ class Distiller(BaseModel):
         super().__setattr__(name, value)
 
 
+def _choose(losses: dict[str, dict], terms: Optional[Sequence[str]]) -> dict[str, dict]:
+    """The losses named by ``terms``, in their order."""
+    terms = list(losses) if terms is None else [terms] if isinstance(terms, str) else list(terms)
+    unknown = [name for name in terms if name not in losses]
+    if unknown:
+        raise ValueError(
+            f'terms: there is no loss named {", ".join(map(repr, unknown))}; losses has: '
+            f'{", ".join(losses)}'
+        )
+    if not terms:
+        raise ValueError('losses is empty: name at least one distillation loss')
+    return {name: losses[name] for name in terms}
+
+
 def _run_seed() -> int:
     """The seed of the run, that of rank 0 on all ranks."""
     seeds = [torch.initial_seed()]
@@ -270,27 +299,49 @@ def _describe(tapped: Union[Tapped, dict[str, Tapped]]) -> str:
 def _measure(
     model: nn.Module, taps: dict[str, Taps], owner: str
 ) -> dict[str, Union[Tapped, dict[str, Tapped]]]:
-    """Channels and strides at each tap, from one small forward that leaves no trace."""
+    """Channels and strides at each tap, from one small forward that leaves no trace.
+
+    Raises:
+        ValueError: If the forward does not get as far as the taps.
+    """
     training = {module: module.training for module in model.modules()}
     model.eval()
-    image = torch.zeros(1, 3, _PROBE_SIZE, _PROBE_SIZE)
-    with torch.no_grad(), record(model, tap_paths(taps.values())) as records:
-        try:
-            model(image, mode='tensor')  # to its end, so that a module called twice is seen
-        except Exception:  # heads of two-stage models need proposals; the taps have fired by then
-            if not all(records.values()):
-                raise
-    for module, mode in training.items():
-        module.training = mode
+    try:
+        records, size = _probe(model, tap_paths(taps.values()), owner)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
 
     def tapped(tap: Tap) -> Tapped:
-        levels = measure(read(records, tap, model), _PROBE_SIZE)
+        levels = measure(read(records, tap, model), size)
         return Tapped(owner, tap, find_module(model, tap.path), levels)
 
     return {
         name: {part: tapped(tap) for part, tap in t.items()} if isinstance(t, dict) else tapped(t)
         for name, t in taps.items()
     }
+
+
+@torch.no_grad()
+def _probe(model: nn.Module, paths: set[str], owner: str) -> tuple[Records, int]:
+    """What is recorded at ``paths`` for a blank image, and its side in pixels."""
+    for size in _PROBE_SIZES:
+        image = torch.zeros(1, 3, size, size)
+        with record(model, paths) as records:
+            try:
+                model(image, mode='tensor')  # to its end, so that a module called twice is seen
+            except Exception as error:  # two-stage heads need proposals; often all is recorded then
+                reason = error
+            else:
+                return records, size
+        if all(records.values()):
+            return records, size
+    missed = sorted(path for path, calls in records.items() if not calls)
+    raise ValueError(
+        f'the {owner} ({type(model).__name__}) does not get as far as {", ".join(missed)} on a '
+        f'blank image without labels: {type(reason).__name__}: {reason}. Heads that work on '
+        f"proposals or queries can't be tapped so; tap 'neck' or 'backbone'"
+    ) from reason
 
 
 def _forgive_missing_extras(module: nn.Module, incompatible) -> None:
@@ -315,14 +366,26 @@ def _scale(value: Union[Tensor, list[Tensor]], factor: float) -> Union[Tensor, l
     return value * factor if isinstance(value, Tensor) else [v * factor for v in value]
 
 
-def _check_finite(terms: dict[str, Tensor]) -> None:
-    """Name the terms that are not finite; one synchronisation, where mmengine's log has many."""
+def _check_finite(terms: dict[str, Tensor], teacher: Records) -> None:
+    """Name the terms that are not finite; one synchronisation, where mmengine's log has many.
+
+    Raises:
+        FloatingPointError: If there are any.
+    """
     if not terms:
         return
     finite = torch.stack([value.detach().float().isfinite().all() for value in terms.values()])
-    if not finite.all():
-        names = [name for name, ok in zip(terms, finite.tolist()) if not ok]
-        raise FloatingPointError(
-            f'distillation terms not finite: {", ".join(names)}. Lower the loss weight or the '
-            f'learning rate; with mixed precision try bfloat16'
-        )
+    if finite.all():
+        return
+    names = ', '.join(name for name, ok in zip(terms, finite.tolist()) if not ok)
+    for path, calls in teacher.items():
+        if not all(x.isfinite().all() for output, _ in calls for x in tensors(output)):
+            raise FloatingPointError(
+                f'distillation terms not finite: {names}. The teacher gives infinity or NaN at '
+                f'{path!r}: check its checkpoint and its data_preprocessor (mean, std, channel '
+                f'order); with float16 try bfloat16'
+            )
+    raise FloatingPointError(
+        f'distillation terms not finite: {names}. Lower the loss weight or the learning rate; with '
+        f'mixed precision try bfloat16'
+    )

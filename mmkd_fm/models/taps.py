@@ -35,11 +35,24 @@ Taps = Union[Tap, dict[str, Tap]]
 """What one loss reads: a tap, or several by name."""
 
 
-def make_taps(path: Union[str, dict[str, str]], index: Optional[int] = None) -> Taps:
-    """A tap for a path, or for each path of a dict, all with the same index."""
-    if isinstance(path, dict):
-        return {name: Tap(p, index) for name, p in path.items()}
-    return Tap(path, index)
+def make_taps(
+    path: Union[str, dict[str, str]], index: Union[int, dict[str, int], None] = None
+) -> Taps:
+    """A tap for a path, or for each path of a dict, with the same index or with those of a dict.
+
+    Raises:
+        ValueError: If the indices have names that the paths have not.
+    """
+    names = path if isinstance(path, dict) else {}
+    if isinstance(index, dict) and not set(index) <= set(names):
+        raise ValueError(
+            f'index={index} names other outputs than tap={path!r}; give a dict of paths with the '
+            f'same names'
+        )
+    if not isinstance(path, dict):
+        return Tap(path, index)
+    indices = index if isinstance(index, dict) else dict.fromkeys(path, index)
+    return {name: Tap(p, indices.get(name)) for name, p in path.items()}
 
 
 def tap_paths(taps: Iterable[Taps]) -> set[str]:
@@ -77,11 +90,12 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
     return module
 
 
-def _tensors(output: Any) -> list[Tensor]:
+def tensors(output: Any) -> list[Tensor]:
+    """All tensors in what a module gave."""
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, (list, tuple)):
-        return [tensor for item in output for tensor in _tensors(item)]
+        return [tensor for item in output for tensor in tensors(item)]
     return []
 
 
@@ -111,7 +125,7 @@ def record(model: nn.Module, paths: Iterable[str], stop_early: bool = False) -> 
         @wraps(forward)
         def call(*args, **kwargs):
             output = forward(*args, **kwargs)
-            records[path].append((output, tuple(t._version for t in _tensors(output))))
+            records[path].append((output, tuple(t._version for t in tensors(output))))
             if stop_early and all(records.values()):
                 raise _AllRecorded
             return output
@@ -152,7 +166,7 @@ def read(records: Records, tap: Taps, model: nn.Module) -> Any:
             f'{", ".join(n for n, _ in module.named_children())}'
         )
     output, versions = calls[0]
-    if versions != tuple(tensor._version for tensor in _tensors(output)):
+    if versions != tuple(tensor._version for tensor in tensors(output)):
         raise RuntimeError(
             f'tap {str(tap)!r}: {name} modified the output in place after it was recorded; '
             f'tap the module that uses it, or set inplace=False there'

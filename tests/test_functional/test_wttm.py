@@ -2,18 +2,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmkd_fm.functional import (
-    background_softmax_wttm,
-    bernoulli_wttm,
-    power_sum,
-    ttm_loss,
-    wttm_loss,
-)
+from mmkd_fm.functional import power_sum, ttm_loss, with_background, wttm_loss
 
 FORMS = [
     lambda s, t, gamma: wttm_loss(s, t, gamma),
-    lambda s, t, gamma: bernoulli_wttm(s, t, gamma).sum(),
-    lambda s, t, gamma: background_softmax_wttm(s, t, gamma).sum(),
+    lambda s, t, gamma: wttm_loss(s, t, gamma, 'bernoulli', reduction='sum'),
+    lambda s, t, gamma: wttm_loss(s, t, gamma, 'background_softmax', reduction='sum'),
     lambda s, t, gamma: ttm_loss(s, t, gamma),
 ]
 forms = pytest.mark.parametrize(
@@ -95,7 +89,7 @@ def test_gradient_is_u_times_q_minus_p_hat(logits):
 
 def test_bernoulli_gradient_is_u_times_q_minus_p_hat(logits):
     student, teacher = logits[0].requires_grad_(), logits[1]
-    (grad,) = torch.autograd.grad(bernoulli_wttm(student, teacher, 0.4).sum(), student)
+    (grad,) = torch.autograd.grad(FORMS[1](student, teacher, 0.4), student)
     p, not_p = teacher.sigmoid() ** 0.4, (1 - teacher.sigmoid()) ** 0.4
     expected = (p + not_p) * (student.sigmoid() - p / (p + not_p))
     torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-15)
@@ -105,12 +99,14 @@ def test_bernoulli_is_a_softmax_of_two_classes(logits):
     student, teacher = (torch.stack([z, torch.zeros_like(z)], dim=-1) for z in logits)
     log_q, log_p_hat = student.log_softmax(-1), (0.4 * teacher).log_softmax(-1)
     expected = power_sum(teacher, 0.4) * (log_p_hat.exp() * (log_p_hat - log_q)).sum(-1)
-    torch.testing.assert_close(bernoulli_wttm(*logits, 0.4), expected, rtol=1e-12, atol=1e-15)
+    values = wttm_loss(*logits, 0.4, 'bernoulli', reduction='none')
+    torch.testing.assert_close(values, expected.sum(-1), rtol=1e-12, atol=1e-15)
 
 
 def test_background_softmax_appends_a_zero_logit(logits):
     student, teacher = (torch.cat([z, torch.zeros(6, 1).double()], dim=1) for z in logits)
-    values = background_softmax_wttm(*logits, 0.4)
+    assert torch.equal(with_background(logits[0]), student)
+    values = wttm_loss(*logits, 0.4, 'background_softmax', reduction='none')
     assert values.shape == (6,)
     assert values.mean().item() == pytest.approx(wttm_loss(student, teacher, 0.4).item(), rel=1e-12)
 
@@ -142,3 +138,55 @@ def test_an_empty_batch_gives_zero_with_a_graph(form):
     loss.backward()
     assert loss == 0
     assert student.grad.shape == (0, 5)
+
+
+losses = pytest.mark.parametrize('loss', [ttm_loss, wttm_loss])
+names = pytest.mark.parametrize('name', ['softmax', 'background_softmax', 'bernoulli'])
+
+
+@losses
+@names
+def test_reductions(loss, name, logits):
+    weight = torch.rand(6).double()
+    values = loss(*logits, 0.4, name, reduction='none')
+    reduced = {r: loss(*logits, 0.4, name, weight, r) for r in ('none', 'sum', 'mean')}
+    torch.testing.assert_close(reduced['none'], weight * values, rtol=1e-12, atol=0)
+    torch.testing.assert_close(reduced['sum'], (weight * values).sum(), rtol=1e-12, atol=0)
+    mean = (weight * values).sum() / weight.sum()
+    torch.testing.assert_close(reduced['mean'], mean, rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss(*logits, 0.4, name), values.mean(), rtol=1e-12, atol=0)
+
+
+@losses
+@names
+@pytest.mark.parametrize('broken', [float('nan'), float('inf')])
+def test_what_weighs_nothing_may_be_anything(loss, name, broken, logits):
+    weight = torch.tensor([1.0, 0, 2, 0, 1, 1]).double()
+    clean = [z.clone().requires_grad_() for z in logits]
+    expected = torch.autograd.grad(loss(*clean, 0.4, name, weight), clean[0])[0]
+    for z in logits:
+        z[weight == 0] = broken
+    student = logits[0].requires_grad_()
+    value = loss(student, logits[1], 0.4, name, weight)
+    (grad,) = torch.autograd.grad(value, student)
+    assert value.isfinite()
+    torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-15)
+
+
+@losses
+def test_nothing_but_ignored_samples_gives_zero_with_a_graph(loss, logits):
+    student = logits[0].requires_grad_()
+    value = loss(student, logits[1], 0.4, weight=torch.zeros(6))
+    value.backward()
+    assert value == 0
+    assert torch.equal(student.grad, torch.zeros_like(student))
+
+
+@losses
+def test_bad_options_list_the_valid_ones(loss, logits):
+    with pytest.raises(ValueError, match='unknown form .*background_softmax, bernoulli, softmax'):
+        loss(*logits, 0.4, 'sigmoid')
+    with pytest.raises(ValueError, match='unknown reduction .*mean, sum, none'):
+        loss(*logits, 0.4, reduction='max')
+    with pytest.raises(ValueError, match=r'one value for each sample, shape \(6,\)'):
+        loss(*logits, 0.4, weight=torch.ones(6, 5))

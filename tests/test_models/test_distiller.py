@@ -137,7 +137,9 @@ def test_student_losses_are_the_plain_students(distiller, plain, raw_batch, loss
     for name, values in expected.items():
         assert all(torch.equal(a, b) for a, b in zip(losses[name], values)), name
     assert list(losses)[len(expected) :] == [
-        'loss_fmkt', 'loss_fmkt_theta', 'fmkt_steps', 'loss_wttm', 'wttm_confidence', 'loss_pkd'
+        'loss_fmkt', 'loss_fmkt_theta', 'fmkt_steps', 'loss_wttm', 'wttm_confidence',
+        'wttm_divergence', 'wttm_teacher_entropy', 'wttm_renyi_entropy', 'wttm_power_sum',
+        'loss_pkd',
     ]  # fmt: skip
 
 
@@ -477,3 +479,20 @@ def test_a_batch_without_the_teachers_view_is_refused(distiller, raw_batch):
 def test_short_names_of_losses_are_ours(distiller):
     model = distiller(losses=dict(mse=dict(PKD, type='MSELoss')), load=False)
     assert type(model.distill_losses['mse']).__module__ == 'mmkd_fm.models.losses.feature'
+
+
+@pytest.mark.parametrize('terms', [['pkd'], ['wttm', 'fmkt'], 'wttm', ('fmkt', 'wttm', 'pkd')])
+def test_terms_choose_among_the_losses(distiller, terms):
+    model = distiller(terms=terms)
+    expected = [terms] if isinstance(terms, str) else list(terms)
+    assert list(model.distill_losses) == expected
+    assert list(model.student_taps) == expected
+
+
+@pytest.mark.parametrize(
+    ('terms', 'message'),
+    [(['pkd', 'kd'], "no loss named 'kd'; losses has: fmkt, wttm, pkd"), ([], 'losses is empty')],
+)
+def test_unknown_terms_list_the_valid_ones(distiller, terms, message):
+    with pytest.raises(ValueError, match=message):
+        distiller(terms=terms)

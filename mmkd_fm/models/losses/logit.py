@@ -1,151 +1,226 @@
-"""Logit losses: compare the softmax logits of two classifiers of the same classes."""
+"""Logit losses: compare the class logits of two classifiers or dense heads, row by row."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional, Union
 
 import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from mmkd_fm.functional import dist_loss, dkd_loss, kd_loss, ttm_loss
+from mmkd_fm.functional import dist_loss, dkd_loss, get_form, kd_loss, with_background
 from mmkd_fm.functional.divergences import check_temperature
+from mmkd_fm.models.alignment import Tapped
+from mmkd_fm.models.head_logits import ClassMap, check_classes, is_classifier
+from mmkd_fm.models.losses.dense import NORMALISERS, WEIGHTINGS, DenseRows
 from mmkd_fm.registry import MODELS
 
-
-def check_gamma(gamma: float) -> None:
-    """Refuse powers of the teacher outside (0, 1].
-
-    Raises:
-        ValueError: If it is outside.
-    """
-    if not 0 < gamma <= 1:
-        raise ValueError(
-            f'gamma must be in (0, 1] (1 / temperature of the teacher), but got {gamma}: at 0 '
-            f'and below the teacher says nothing, above 1 it is sharpened'
-        )
+Output = Union[Tensor, Sequence[Tensor], dict[str, Sequence[Tensor]]]
+Samples = Optional[Sequence[BaseDataElement]]
+Ignore = Union[Tensor, Sequence[Tensor], None]
 
 
 class LogitLoss(nn.Module, ABC):
-    """Base of the logit losses; each is a plain metric of two tensors.
+    """Base of the logit losses.
+
+    Softmax logits (N, C) of classifiers are compared sample by sample; without `connect` such a
+    loss is a plain metric of two tensors. Of dense heads whose locations correspond, each location
+    and anchor is a sample, weighted by what `weighting` says, and the sum is divided by what
+    `normaliser` says: by default the loss doesn't grow with the number of locations, and the
+    background, by far the most of them, does not outweigh the objects.
+
+    GFL-type heads predict a softmax over bins for each side of a box. It is compared with
+    ``tap=dict(scores='bbox_head', boxes='bbox_head'), index=dict(scores=0, boxes=1)``, where the
+    scores only weigh the locations.
 
     Args:
         loss_weight: Weight of the term.
+        form: How sigmoid logits of dense heads are read: 'bernoulli', one two-class distribution
+            for each class, or 'background_softmax', one distribution over the classes and the
+            background. None takes the default of the loss. Softmax logits, of classifiers and of
+            heads with a background class, are always read as they are.
+        weighting: Weight of each location: 'confidence', the teacher's probability that there is
+            an object; 'foreground', 1 where that is at least `threshold`, else 0; 'none', 1.
+        threshold: Of 'foreground', in [0, 1].
+        normaliser: What the weighted sum over the locations is divided by: 'weight', the sum of
+            the weights, at least 1; 'rows', the number of locations and anchors; 'images'.
+        ignore_padding: Leave out locations outside an image that was padded to the batch's size.
+        class_map: For each class of the student the index of the teacher's, or -1 where the
+            teacher has none; such classes are left out, and a softmax is taken over the others.
+            None: both have the same classes.
+        diagnostics: Whether to log monitors: `divergence` from student to teacher, the teacher's
+            entropy, the student's Renyi entropy of order 1 / temperature (all in nats).
+
+    Raises:
+        ValueError: If an option is unknown or out of range.
     """
 
-    def __init__(self, loss_weight: float = 1.0) -> None:
+    forms = ('bernoulli', 'background_softmax')
+    """Of sigmoid logits; the first is the default."""
+    rowwise = True
+    """Whether the loss is a sum over rows."""
+
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        form: Optional[str] = None,
+        weighting: str = 'confidence',
+        threshold: float = 0.1,
+        normaliser: str = 'weight',
+        ignore_padding: bool = True,
+        class_map: Optional[Sequence[int]] = None,
+        diagnostics: bool = True,
+    ) -> None:
         super().__init__()
+        name = type(self).__name__
+        _check_choice('form', form or self.forms[0], self.forms, name)
+        _check_choice('weighting', weighting, WEIGHTINGS, name)
+        _check_choice('normaliser', normaliser, NORMALISERS, name)
+        if not 0 <= threshold <= 1:
+            raise ValueError(f'{name}: threshold must be in [0, 1], but got {threshold}')
         self.loss_weight = loss_weight
+        self.form = form or self.forms[0]
+        self.weighting = weighting
+        self.threshold = threshold
+        self.normaliser = normaliser
+        self.ignore_padding = ignore_padding
+        self.class_map = None if class_map is None else list(class_map)
+        self.diagnostics = diagnostics
+        self.connected = False
+        self.dense: Optional[DenseRows] = None  # how two dense heads correspond, set by `connect`
+        self.keep_values = False  # set by LogitHistogramHook
+        self.values: dict[str, Tensor] = {}
 
     @abstractmethod
-    def metric(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Divergence of logits, shapes (N, C), a scalar, in float32 at least."""
+    def metric(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        form: str = 'softmax',
+        weight: Optional[Tensor] = None,
+        reduction: str = 'mean',
+        target: Optional[Tensor] = None,
+    ) -> Tensor:
+        """Divergence of logits, shapes (N, C), in float32 at least."""
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Weighted divergence, a scalar.
+    @property
+    @abstractmethod
+    def powers(self) -> tuple[float, float]:
+        """1 / temperature of the student and of the teacher in the divergence."""
+
+    def connect(
+        self, student: Union[Tapped, dict[str, Tapped]], teacher: Union[Tapped, dict[str, Tapped]]
+    ) -> None:
+        """Check that the rows of both correspond, and find out what their logits are.
+
+        Raises:
+            ValueError: If they don't correspond.
+        """
+        self.connected = True
+        name = type(self).__name__
+        tapped = (student, teacher)
+        if any(isinstance(t, dict) for t in tapped) or not all(map(is_classifier, tapped)):
+            self.dense = DenseRows(student, teacher, self)
+            return
+        classes = [getattr(t.module, 'num_classes', None) for t in tapped]
+        if all(isinstance(c, int) for c in classes):
+            check_classes(*classes, self.class_map, name)
+
+    def forward(
+        self,
+        student: Output,
+        teacher: Output,
+        data_samples: Samples = None,
+        ignore: Ignore = None,
+    ) -> Union[Tensor, dict[str, Tensor]]:
+        """Weighted divergence of the batch.
 
         Args:
-            student: Logits, shape (N, C).
+            student: Softmax logits, shape (N, C); or of a dense head the maps of each level,
+                shape (N, A * C, H, W), or `scores` and `boxes`, each like that.
             teacher: Likewise.
-        """
-        return self._compare(student, teacher)
+            data_samples: The batch's samples, whose `img_shape` tells the padding.
+            ignore: What to leave out: bool, shape (N,), or for each level (N, H, W).
 
-    def _compare(self, student: Tensor, teacher: Tensor, *target: Tensor) -> Tensor:
-        """The weighted metric, outside autocast."""
+        Returns:
+            As a plain metric the loss, a scalar; else `loss` and the monitors.
+
+        Raises:
+            TypeError: If logits are expected but something else came.
+            ValueError: If the shapes differ.
+        """
+        return self._compare(student, teacher, data_samples, ignore)
+
+    def _compare(
+        self,
+        student: Output,
+        teacher: Output,
+        data_samples: Samples,
+        ignore: Ignore,
+        target: Optional[Tensor] = None,
+    ) -> Union[Tensor, dict[str, Tensor]]:
+        """The weighted metric and the monitors, outside autocast."""
+        if self.dense is not None:
+            return self.dense.compare(self, student, teacher, data_samples, ignore)
         if not isinstance(student, Tensor) or not isinstance(teacher, Tensor):
             raise TypeError(
                 f'{type(self).__name__} compares logits of shape (N, C), but got a '
                 f'{type(student).__name__} of the student and a {type(teacher).__name__} of the '
-                f"teacher; tap what gives logits, as in tap='head', or choose one with index="
+                f"teacher; tap what gives logits, as in tap='head' of a classifier or "
+                f"tap='bbox_head', index=0 of a dense head"
             )
+        if self.class_map is not None:
+            check_classes(student.shape[1], teacher.shape[1], self.class_map, type(self).__name__)
+            chosen = ClassMap(self.class_map, background=False)
+            student, teacher = student[:, chosen.student], teacher[:, chosen.teacher]
+        weight = None if ignore is None else (~ignore).to(student.dtype)
         with torch.autocast(student.device.type, enabled=False):
-            return self.loss_weight * self.metric(student, teacher, *target)
+            loss = self.metric(student, teacher, 'softmax', weight, 'mean', target)
+            loss = self.loss_weight * loss
+            if not self.connected:
+                return loss
+            return dict(loss=loss, **self.monitors(student, teacher, 'softmax', weight))
+
+    @torch.no_grad()
+    def monitors(
+        self, student: Tensor, teacher: Tensor, form: str, weight: Optional[Tensor]
+    ) -> dict[str, Tensor]:
+        """Weighted means of what `diagnose` gives of rows (N, C)."""
+        if not self.diagnostics and not self.keep_values:
+            return {}
+        values = self.diagnose(student, teacher, form)
+        values = {k: v if v.ndim == 1 else v.mean(dim=-1) for k, v in values.items()}
+        self.values = values if self.keep_values else {}
+        if not self.diagnostics:
+            return {}
+        if weight is None:
+            return {k: v.sum() / max(len(v), 1) for k, v in values.items()}
+        total = weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+        ignored = weight == 0  # may be NaN
+        return {k: (weight * v).masked_fill(ignored, 0).sum() / total for k, v in values.items()}
+
+    def diagnose(self, student: Tensor, teacher: Tensor, form: str) -> dict[str, Tensor]:
+        """Diagnostics of each distribution of rows (N, C), in nats."""
+        read, (of_student, of_teacher) = get_form(form), self.powers
+        return dict(
+            divergence=read.kl(of_student * student, of_teacher * teacher),
+            teacher_entropy=read.entropy(teacher),
+            renyi_entropy=read.renyi_entropy(student, of_teacher),
+        )
 
 
-@MODELS.register_module()
-class KDLoss(LogitLoss):
-    """KD, arXiv 1503.02531: see `mmkd_fm.functional.kd_loss`.
-
-    Args:
-        temperature: Temperature of both softmaxes, above 0.
-        loss_weight: Weight of the term.
-
-    Raises:
-        ValueError: If the temperature is not above 0.
-
-    Example:
-        >>> kd=dict(type='mmkd_fm.KDLoss', tap='head', temperature=4)
-    """
-
-    def __init__(self, temperature: float = 4.0, loss_weight: float = 1.0) -> None:
-        super().__init__(loss_weight)
-        check_temperature(temperature)
-        self.temperature = temperature
-
-    def metric(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Divergence of tempered softmaxes."""
-        return kd_loss(student, teacher, self.temperature)
+def _check_choice(option: str, value: Any, valid: Sequence[str], loss: str) -> None:
+    if value not in valid:
+        reason = ''
+        if option == 'form' and value == 'bernoulli':
+            reason = ' compares the classes with one another, which Bernoullis do not allow;'
+        raise ValueError(
+            f'{loss}:{reason} unknown {option} {value!r}; valid {option}s: '
+            f'{", ".join(sorted(valid))}'
+        )
 
 
-@MODELS.register_module()
-class DKDLoss(LogitLoss):
-    """DKD, arXiv 2203.08679: see `mmkd_fm.functional.dkd_loss`.
-
-    Args:
-        alpha: Weight of the target class.
-        beta: Weight of the other classes.
-        temperature: Temperature of all softmaxes, above 0.
-        loss_weight: Weight of the term.
-
-    Raises:
-        ValueError: If the temperature is not above 0.
-
-    Example:
-        >>> dkd=dict(type='mmkd_fm.DKDLoss', tap='head', alpha=1, beta=2, temperature=4)
-    """
-
-    def __init__(
-        self,
-        alpha: float = 1.0,
-        beta: float = 2.0,
-        temperature: float = 4.0,
-        loss_weight: float = 1.0,
-    ) -> None:
-        super().__init__(loss_weight)
-        check_temperature(temperature)
-        self.alpha = alpha
-        self.beta = beta
-        self.temperature = temperature
-
-    def metric(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-        """Divergence of the target class and of the others."""
-        target = target.to(student.device)
-        return dkd_loss(student, teacher, target, self.alpha, self.beta, self.temperature)
-
-    def forward(
-        self,
-        student: Tensor,
-        teacher: Tensor,
-        data_samples: Optional[Sequence[BaseDataElement]] = None,
-        target: Optional[Tensor] = None,
-    ) -> Tensor:
-        """Weighted divergence, a scalar.
-
-        Args:
-            student: Logits, shape (N, C).
-            teacher: Likewise.
-            data_samples: The batch's samples, with `gt_label` of shape (1,), int64.
-            target: Class of each sample, int64, shape (N,); goes before `data_samples`.
-
-        Raises:
-            ValueError: If the samples' classes are not given or the labels are soft.
-        """
-        if target is None:
-            target = _hard_labels(data_samples)
-        return self._compare(student, teacher, target)
-
-
-def _hard_labels(data_samples: Optional[Sequence[BaseDataElement]]) -> Tensor:
+def _hard_labels(data_samples: Samples) -> Tensor:
     """Class of each sample, shape (N,)."""
     if not data_samples:
         raise ValueError(
@@ -164,14 +239,128 @@ def _hard_labels(data_samples: Optional[Sequence[BaseDataElement]]) -> Tensor:
 
 
 @MODELS.register_module()
+class KDLoss(LogitLoss):
+    """KD, arXiv 1503.02531: see `mmkd_fm.functional.kd_loss`.
+
+    Args:
+        temperature: Temperature of both distributions, above 0.
+        loss_weight: Weight of the term.
+        **options: Of all logit losses, see `LogitLoss`.
+
+    Raises:
+        ValueError: If the temperature is not above 0.
+
+    Example:
+        >>> kd=dict(type='mmkd_fm.KDLoss', tap='head', temperature=4)
+    """
+
+    def __init__(self, temperature: float = 4.0, loss_weight: float = 1.0, **options: Any) -> None:
+        super().__init__(loss_weight, **options)
+        check_temperature(temperature)
+        self.temperature = temperature
+
+    @property
+    def powers(self) -> tuple[float, float]:
+        """1 / temperature, of both."""
+        return 1 / self.temperature, 1 / self.temperature
+
+    def metric(self, student, teacher, form='softmax', weight=None, reduction='mean', target=None):
+        """Divergence of tempered distributions."""
+        return kd_loss(student, teacher, self.temperature, form, weight, reduction)
+
+
+@MODELS.register_module()
+class DKDLoss(LogitLoss):
+    """DKD, arXiv 2203.08679: see `mmkd_fm.functional.dkd_loss`.
+
+    The target class of a classifier's sample is its label. Of dense heads, whose assigner keeps the
+    targets to itself, it is the teacher's most probable class, the background included.
+
+    Args:
+        alpha: Weight of the target class.
+        beta: Weight of the other classes.
+        temperature: Temperature of all distributions, above 0.
+        loss_weight: Weight of the term.
+        **options: Of all logit losses, see `LogitLoss`.
+
+    Raises:
+        ValueError: If the temperature is not above 0.
+
+    Example:
+        >>> dkd=dict(type='mmkd_fm.DKDLoss', tap='head', alpha=1, beta=2, temperature=4)
+    """
+
+    forms = ('background_softmax',)
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 2.0,
+        temperature: float = 4.0,
+        loss_weight: float = 1.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(loss_weight, **options)
+        check_temperature(temperature)
+        self.alpha = alpha
+        self.beta = beta
+        self.temperature = temperature
+
+    @property
+    def powers(self) -> tuple[float, float]:
+        """1 / temperature, of both."""
+        return 1 / self.temperature, 1 / self.temperature
+
+    def metric(self, student, teacher, form='softmax', weight=None, reduction='mean', target=None):
+        """Divergence of the target class and of the others."""
+        if form == 'background_softmax':
+            student, teacher = with_background(student), with_background(teacher)
+        target = teacher.argmax(dim=-1) if target is None else target.to(student.device)
+        return dkd_loss(
+            student, teacher, target, self.alpha, self.beta, self.temperature, weight, reduction
+        )
+
+    def forward(
+        self,
+        student: Output,
+        teacher: Output,
+        data_samples: Samples = None,
+        ignore: Ignore = None,
+        target: Optional[Tensor] = None,
+    ) -> Union[Tensor, dict[str, Tensor]]:
+        """Weighted divergence of the batch, see `LogitLoss.forward`.
+
+        Args:
+            student: Logits, shape (N, C), or those of a dense head.
+            teacher: Likewise.
+            data_samples: The batch's samples, of a classifier with `gt_label` of shape (1,), int64.
+            ignore: What to leave out.
+            target: Class of each of a classifier's samples, int64, shape (N,); goes before
+                `data_samples`.
+
+        Raises:
+            ValueError: If the samples' classes are not given or the labels are soft.
+        """
+        if target is None and self.dense is None:
+            target = _hard_labels(data_samples)
+        return self._compare(student, teacher, data_samples, ignore, target)
+
+
+@MODELS.register_module()
 class DISTLoss(LogitLoss):
     """DIST, arXiv 2205.10536: see `mmkd_fm.functional.dist_loss`.
+
+    It is no sum over the samples, so that `normaliser` does not apply. Of dense heads it takes only
+    the locations that the teacher calls foreground, unless `weighting` says otherwise: all at once
+    need much memory.
 
     Args:
         beta: Weight of the relation between classes.
         gamma: Weight of the relation within each class.
         temperature: Temperature of both softmaxes, above 0.
         loss_weight: Weight of the term.
+        weighting: See `LogitLoss`.
+        **options: Of all logit losses, see `LogitLoss`.
 
     Raises:
         ValueError: If the temperature is not above 0.
@@ -180,44 +369,31 @@ class DISTLoss(LogitLoss):
         >>> dist=dict(type='mmkd_fm.DISTLoss', tap='head', beta=2, gamma=2)
     """
 
+    forms = ('background_softmax',)
+    rowwise = False
+
     def __init__(
         self,
         beta: float = 2.0,
         gamma: float = 2.0,
         temperature: float = 1.0,
         loss_weight: float = 1.0,
+        weighting: str = 'foreground',
+        **options: Any,
     ) -> None:
-        super().__init__(loss_weight)
+        super().__init__(loss_weight, weighting=weighting, **options)
         check_temperature(temperature)
         self.beta = beta
         self.gamma = gamma
         self.temperature = temperature
 
-    def metric(self, student: Tensor, teacher: Tensor) -> Tensor:
+    @property
+    def powers(self) -> tuple[float, float]:
+        """1 / temperature, of both."""
+        return 1 / self.temperature, 1 / self.temperature
+
+    def metric(self, student, teacher, form='softmax', weight=None, reduction='mean', target=None):
         """1 - correlation of probabilities, between and within classes."""
-        return dist_loss(student, teacher, self.beta, self.gamma, self.temperature)
-
-
-@MODELS.register_module()
-class TTMLoss(LogitLoss):
-    """TTM, arXiv 2402.11148: see `mmkd_fm.functional.ttm_loss`.
-
-    Args:
-        gamma: Power in (0, 1], 1 / temperature of the teacher.
-        loss_weight: Weight of the term.
-
-    Raises:
-        ValueError: If gamma is outside (0, 1].
-
-    Example:
-        >>> ttm=dict(type='mmkd_fm.TTMLoss', tap='head', gamma=0.5)
-    """
-
-    def __init__(self, gamma: float = 0.7, loss_weight: float = 1.0) -> None:
-        super().__init__(loss_weight)
-        check_gamma(gamma)
-        self.gamma = gamma
-
-    def metric(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Divergence from the power transformed teacher."""
-        return ttm_loss(student, teacher, self.gamma)
+        if form == 'background_softmax':
+            student, teacher = with_background(student), with_background(teacher)
+        return dist_loss(student, teacher, self.beta, self.gamma, self.temperature, weight=weight)

@@ -3,17 +3,13 @@ from functools import cache
 import pytest
 import torch
 
-from mmkd_fm.functional import background_softmax_wttm, bernoulli_wttm, wttm_loss
+from mmkd_fm.functional import wttm_loss
 from mmkd_fm.models import WTTMLoss
 from mmkd_fm.models.alignment import Level, Tapped
 from mmkd_fm.models.taps import Tap
 
 LEVELS = (Level(27, 8), Level(27, 16))
-ROWS = {
-    'bernoulli': lambda s, t, gamma: bernoulli_wttm(s, t, gamma).sum(dim=-1),
-    'background_softmax': background_softmax_wttm,
-}
-forms = pytest.mark.parametrize('form', ROWS)
+forms = pytest.mark.parametrize('form', ['bernoulli', 'background_softmax'])
 
 
 @pytest.fixture(scope='module')
@@ -48,6 +44,10 @@ def scores():
     return [torch.randn(2, 27, size, size, requires_grad=True) for size in (8, 4)]
 
 
+def of_rows(form, student, teacher, gamma):
+    return wttm_loss(rows(student), rows(teacher), gamma, form, reduction='none')
+
+
 def rows(levels):
     """(anchor, location) pairs as rows of 3 classes."""
     return torch.cat([x.reshape(2, 9, 3, -1).transpose(2, 3).reshape(-1, 3) for x in levels])
@@ -58,7 +58,7 @@ def rows(levels):
 def test_mean_of_the_function_where_the_teacher_is_equally_sure_everywhere(wttm, form, gamma):
     student = scores()
     teacher = [x.detach() * 0 + 0.7 for x in student]
-    expected = ROWS[form](rows(student), rows(teacher), gamma).mean()
+    expected = of_rows(form, student, teacher, gamma).mean()
     loss = wttm(form=form, gamma=gamma)(student, teacher)['loss']
     torch.testing.assert_close(loss, expected)
 
@@ -67,7 +67,7 @@ def test_mean_of_the_function_where_the_teacher_is_equally_sure_everywhere(wttm,
 def test_locations_are_weighed_by_the_teachers_confidence(wttm, form):
     student, teacher = scores(), scores()
     w = rows(teacher).sigmoid().amax(dim=-1)
-    expected = (w * ROWS[form](rows(student), rows(teacher), 0.6)).sum() / w.sum()
+    expected = (w * of_rows(form, student, teacher, 0.6)).sum() / w.sum()
     result = wttm(form=form, gamma=0.6)(student, teacher)
     torch.testing.assert_close(result['loss'], expected)
     torch.testing.assert_close(result['confidence'], w.mean())
@@ -128,7 +128,7 @@ def test_half_precision_logits_are_compared_in_float32(wttm, form, dtype):
 def test_float64_logits_are_compared_in_float64(wttm, form):
     student, teacher = ([x.double() for x in scores()] for _ in range(2))
     w = rows(teacher).sigmoid().amax(dim=-1)
-    expected = (w * ROWS[form](rows(student), rows(teacher), 0.7)).sum() / w.sum()
+    expected = (w * of_rows(form, student, teacher, 0.7)).sum() / w.sum()
     loss = wttm(form=form)(student, teacher)['loss']
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
 
@@ -145,8 +145,12 @@ def test_classifiers_can_be_connected():
     loss.connect(
         *(Tapped(owner, Tap('head'), torch.nn.Identity(), ()) for owner in ('student', 'teacher'))
     )
-    assert torch.equal(loss(student, teacher), wttm_loss(student, teacher, 0.7))
-    with pytest.raises(ValueError, match="tap='head' of a classifier or tap='bbox_head', index=0"):
+    result = loss(student, teacher)
+    assert torch.equal(result['loss'], wttm_loss(student, teacher, 0.7))
+    assert set(result) == {
+        'loss', 'divergence', 'teacher_entropy', 'renyi_entropy', 'power_sum'
+    }  # fmt: skip
+    with pytest.raises(TypeError, match="tap='head' of a classifier or tap='bbox_head', index=0"):
         loss((student,), (teacher,))
 
 
@@ -168,28 +172,34 @@ def test_a_teacher_that_sees_nothing_gives_a_finite_loss(wttm):
     assert all(x.grad.isfinite().all() for x in student)
 
 
-@pytest.mark.parametrize('gamma', [0, -0.5, 1.01])
-def test_gamma_must_be_above_zero_and_at_most_one(gamma):
+def test_gamma_above_one_is_refused_unless_asked_for():
+    student, teacher = torch.randn(2, 6, 5)
+    with pytest.raises(ValueError, match=r'in \(0, 1\].*above 1 it is sharpened.*sharpen=True'):
+        WTTMLoss(gamma=1.5)
+    loss = WTTMLoss(gamma=1.5, sharpen=True)(student, teacher)
+    assert torch.equal(loss, wttm_loss(student, teacher, 1.5))
+
+
+@pytest.mark.parametrize('sharpen', [False, True])
+@pytest.mark.parametrize('gamma', [0, -0.5, float('inf'), float('nan')])
+def test_gamma_must_be_a_positive_number(gamma, sharpen):
     with pytest.raises(ValueError, match=r'gamma must be in \(0, 1\]'):
-        WTTMLoss(gamma=gamma)
-
-
-def test_unknown_forms_list_the_valid_ones():
-    with pytest.raises(ValueError, match='valid forms: background_softmax, bernoulli'):
-        WTTMLoss(form='softmax')
+        WTTMLoss(gamma=gamma, sharpen=sharpen)
 
 
 @pytest.mark.parametrize('owner', ['student', 'teacher'])
-def test_softmax_heads_are_refused(head, owner):
+def test_a_softmax_with_background_and_sigmoids_are_not_compared(head, owner):
     other = 'teacher' if owner == 'student' else 'student'
-    heads = {owner: head(owner, softmax=True), other: head(other)}
-    with pytest.raises(ValueError, match=f'{owner} .*is trained with a softmax'):
+    four = (Level(36, 8), Level(36, 16))
+    heads = {owner: head(owner, softmax=True, levels=four), other: head(other)}
+    with pytest.raises(ValueError, match='softmax that has a background class with sigmoids'):
         WTTMLoss().connect(heads['student'], heads['teacher'])
 
 
-def test_other_classes_are_refused(head):
-    with pytest.raises(ValueError, match=r'3 classes .* with 4\. Distil features instead'):
-        WTTMLoss().connect(head(), head('teacher', num_classes=4))
+def test_other_classes_are_refused_and_the_class_map_is_named(head):
+    four = (Level(36, 8), Level(36, 16))
+    with pytest.raises(ValueError, match='student has 3 classes, the teacher 4.*class_map='):
+        WTTMLoss().connect(head(), head('teacher', num_classes=4, levels=four))
 
 
 def test_other_levels_are_refused(head):

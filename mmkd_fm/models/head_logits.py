@@ -1,0 +1,161 @@
+"""What the logits of a head mean, read from the head: its loss, `cls_out_channels`, `reg_max`."""
+
+from dataclasses import dataclass
+from typing import Optional, Union
+
+import torch
+from torch import Tensor
+
+from mmkd_fm.functional.forms import precise
+from mmkd_fm.models.alignment import Tapped
+
+TAPS = "tap='bbox_head', index=0"
+
+
+@dataclass(frozen=True)
+class HeadLogits:
+    """Rows of a dense head: one for each location and anchor.
+
+    Attributes:
+        channels: Logits in a row, the background's included.
+        sigmoid: Whether they are those of sigmoids, one for each class; else they are a softmax's,
+            whose last class is the background.
+        activated: Whether the head gives the probabilities instead, as that of TOOD does.
+        grid: Anchors and stride of each level.
+    """
+
+    channels: int
+    sigmoid: bool
+    activated: bool
+    grid: tuple[tuple[int, int], ...]
+
+    def __str__(self) -> str:
+        kind = 'sigmoids' if self.sigmoid else 'a softmax with the background as its last class'
+        grid = ', '.join(f'{anchors}@{stride}' for anchors, stride in self.grid)
+        return f'{self.channels} channels ({kind}), anchors@stride {grid}'
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Logits of what the head gives, in float32 at least."""
+        rows = precise(rows)
+        # beyond one rounding from 0 and 1 nothing is known of a probability
+        return torch.logit(rows, eps=torch.finfo(rows.dtype).eps) if self.activated else rows
+
+    def confidence(self, rows: Tensor) -> Tensor:
+        """Probability that there is an object, shapes (M, channels) to (M,)."""
+        if not self.sigmoid:
+            return 1 - precise(rows).softmax(dim=-1)[:, -1]
+        best = precise(rows).amax(dim=-1)
+        return best if self.activated else best.sigmoid()
+
+
+def is_classifier(tapped: Tapped) -> bool:
+    """Whether the output is no feature maps and the module no dense head."""
+    return not tapped.levels and not hasattr(tapped.module, 'cls_out_channels')
+
+
+def read_head(tapped: Tapped, loss: str) -> HeadLogits:
+    """What the class scores of a dense head are.
+
+    Raises:
+        ValueError: If they are no class scores of a dense head, or the head does not say what kind
+            of scores.
+    """
+    head = tapped.module
+    channels = getattr(head, 'cls_out_channels', None)
+    objective = getattr(head, 'loss_cls', None)
+    sigmoid = getattr(objective, 'use_sigmoid', getattr(head, 'use_sigmoid_cls', None))
+    maps = channels and all(level.channels % channels == 0 for level in tapped.levels)
+    if not tapped.levels or not maps or sigmoid is None:
+        raise ValueError(
+            f'{loss} needs the classification scores of a dense head, maps of A x classes channels '
+            f'and a head with cls_out_channels and loss_cls: tap the head and choose its scores, '
+            f'as in {TAPS}; but got {tapped} of {type(head).__name__}'
+        )
+    return HeadLogits(
+        channels,
+        bool(sigmoid),
+        bool(getattr(objective, 'activated', False)),
+        tuple((level.channels // channels, level.stride) for level in tapped.levels),
+    )
+
+
+def read_bins(tapped: Tapped, scores: HeadLogits, loss: str) -> int:
+    """Bins of the distributions that a GFL-type head predicts for each side of a box.
+
+    Raises:
+        ValueError: If the head has none.
+    """
+    bins = getattr(tapped.module, 'reg_max', -1) + 1
+    expected = tuple((4 * bins * anchors, stride) for anchors, stride in scores.grid)
+    if not bins or expected != tuple((level.channels, level.stride) for level in tapped.levels):
+        raise ValueError(
+            f'{loss} compares the box distributions of GFL-type heads, maps of 4 (reg_max + 1) '
+            f'channels for each anchor: boxes must be such an output and scores the class scores, '
+            f"as in tap=dict(scores='bbox_head', boxes='bbox_head'), index=dict(scores=0, boxes=1);"
+            f' but got {tapped} of {type(tapped.module).__name__}'
+        )
+    return bins
+
+
+def check_same_rows(
+    student: HeadLogits, teacher: HeadLogits, class_map: Optional[list[int]], loss: str
+) -> None:
+    """Refuse two heads whose rows do not correspond.
+
+    Raises:
+        ValueError: If kinds, classes, anchors or strides differ.
+    """
+    if student.sigmoid != teacher.sigmoid:
+        raise ValueError(
+            f'{loss} can not compare a softmax that has a background class with sigmoids, which '
+            f'have none: the student has {student}, the teacher {teacher}. Take a teacher with the '
+            f"student's kind of loss, or distil features (FMKTLoss, PKDLoss)"
+        )
+    if student.grid != teacher.grid:
+        raise ValueError(
+            f'{loss} compares logits location by location, so the levels, anchors and classes of '
+            f'both heads must be equal, but the student has {student}, the teacher {teacher}. '
+            f'Distil features instead (FMKTLoss, PKDLoss)'
+        )
+    background = 0 if student.sigmoid else 1
+    check_classes(student.channels - background, teacher.channels - background, class_map, loss)
+
+
+def check_classes(student: int, teacher: int, class_map: Optional[list[int]], loss: str) -> None:
+    """Refuse other numbers of classes, unless ``class_map`` says which correspond.
+
+    Raises:
+        ValueError: If they differ, or the map does not fit them.
+    """
+    if class_map is None:
+        if student != teacher:
+            raise ValueError(
+                f'{loss}: the student has {student} classes, the teacher {teacher}. Say which '
+                f"correspond with class_map=[...]: for each of the student's classes the index of "
+                f"the teacher's, or -1 where it has none; or distil features"
+            )
+        return
+    if len(class_map) != student or not all(-1 <= i < teacher for i in class_map):
+        raise ValueError(
+            f"{loss}: class_map has an index for each of the student's {student} classes, from 0 "
+            f"to {teacher - 1} (the teacher's classes) or -1 for none, but got {class_map}"
+        )
+    if max(class_map) < 0:
+        raise ValueError(f'{loss}: class_map maps no class: there is nothing to compare')
+
+
+class ClassMap:
+    """Selects the classes that student and teacher share, from rows of logits.
+
+    Args:
+        class_map: For each class of the student the teacher's, or -1; None keeps all.
+        background: Whether the last column is the background, which both have.
+    """
+
+    def __init__(self, class_map: Optional[list[int]], background: bool) -> None:
+        self.student: Union[slice, list[int]] = slice(None)
+        self.teacher: Union[slice, list[int]] = slice(None)
+        if class_map is not None:
+            last = [-1] if background else []
+            self.student = [i for i, j in enumerate(class_map) if j >= 0] + last
+            self.teacher = [j for j in class_map if j >= 0] + last
