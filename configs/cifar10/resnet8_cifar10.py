@@ -1,4 +1,4 @@
-"""CIFAR-10 student: ResNet-8 (0.08 M parameters), 3 epochs from random weights.
+"""CIFAR-10 student: ResNet-8 (0.08 M parameters), 2 epochs from random weights.
 
 python tools/train.py configs/cifar10/resnet8_cifar10.py
 """
@@ -15,7 +15,7 @@ model = dict(
         loss=dict(type='CrossEntropyLoss'),
     ),
 )
-max_epochs = 3
+max_epochs = 2
 train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()

@@ -150,7 +150,9 @@ class FMKTLogitLoss(nn.Module):
         compare = partial(
             self._compare,
             teacher=teacher[pairing],
-            labels=read_labels(data_samples) if self.label_weight else None,
+            labels=(
+                read_labels(data_samples, student['logits'].shape[1]) if self.label_weight else None
+            ),
             data_samples=data_samples,
         )
         if own:
@@ -230,11 +232,11 @@ def mean_logits(logits: Sequence[Tensor]) -> Tensor:
     return torch.stack([one.detach() for one in logits]).mean(dim=0)
 
 
-def read_labels(data_samples: Samples) -> Tensor:
+def read_labels(data_samples: Samples, classes: int) -> Tensor:
     """Classes, int64 of shape (N,), or soft labels, shape (N, classes).
 
     Raises:
-        ValueError: If a sample has neither, or more than one class.
+        ValueError: If a sample has neither, more than one class, or one out of range.
     """
     for sample in data_samples or [BaseDataElement()]:
         if 'gt_score' not in sample and ('gt_label' not in sample or sample.gt_label.numel() != 1):
@@ -245,7 +247,13 @@ def read_labels(data_samples: Samples) -> Tensor:
             )
     if 'gt_score' in data_samples[0]:
         return torch.stack([sample.gt_score for sample in data_samples])
-    return torch.cat([sample.gt_label for sample in data_samples])
+    labels = torch.cat([sample.gt_label for sample in data_samples])
+    if not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(
+            f'labels must be from 0 to {classes - 1}, the classes of the head, but got '
+            f'{labels.min().item()} to {labels.max().item()}; check num_classes and the annotations'
+        )
+    return labels
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

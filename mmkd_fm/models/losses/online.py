@@ -89,7 +89,7 @@ class OnlineFMKTLogitLoss(nn.Module):
         mean = mean_logits(logits)
         loss = sum(self.metric(one, mean) for one in logits) / len(logits)
         if self.label_weight:
-            labels = read_labels(data_samples)
+            labels = read_labels(data_samples, mean.shape[1])
             for one in logits:
                 divergence = smoothed_divergence(one, labels, self.label_smoothing)
                 loss = loss + self.label_weight / len(logits) * divergence

@@ -151,6 +151,14 @@ def test_each_step_is_compared_with_teacher_and_labels(fmkt, batch, num_steps):
     assert result['steps'] == num_steps
 
 
+@pytest.mark.parametrize('label', [-1, CLASSES])
+def test_labels_out_of_range_are_refused(fmkt, batch, label):
+    target = TARGET.clone()
+    target[2] = label
+    with pytest.raises(ValueError, match=r'labels must be from 0 to 4.*check num_classes'):
+        fmkt()(*batch, hard(target))
+
+
 def test_training_starts_from_the_students_own_feature(fmkt, batch):
     student, teacher = batch
     loss = fmkt(moved=False, label_weight=0)

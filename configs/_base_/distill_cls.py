@@ -1,0 +1,44 @@
+"""The methods for classifiers: `losses={{_base_.cls_losses}}`, and `terms` chooses among them.
+
+`wttm` has the published weights of all pairs with ResNet-18 as the student on ImageNet, `dkd` and
+`dist` those of their papers (without DKD's warm-up, and its beta varies on CIFAR-100); the rest are
+our starting points. All but `dkd`, which refuses them, work with the soft labels of mixup.
+"""
+
+_base_ = './distill_runtime.py'
+
+cls_losses = dict(
+    kd=dict(type='mmkd_fm.KDLoss', tap='head', temperature=4.0),
+    dkd=dict(type='mmkd_fm.DKDLoss', tap='head', alpha=1.0, beta=0.5, temperature=1.0),
+    dist=dict(type='mmkd_fm.DISTLoss', tap='head', beta=2.0, gamma=2.0, temperature=1.0),
+    ttm=dict(type='mmkd_fm.TTMLoss', tap='head', gamma=0.8, loss_weight=1.6),
+    wttm=dict(type='mmkd_fm.WTTMLoss', tap='head', gamma=0.8, loss_weight=1.6),
+    # FM-KT^Theta on the logits: the flow in training only
+    fmkt=dict(
+        type='mmkd_fm.FMKTLogitLoss',
+        tap=dict(features='backbone', logits='head'),
+        teacher_tap='head',
+    ),
+    # the same on the maps that both backbones return, paired by their strides; half of the batch
+    # is compared with another sample's teacher (pair decoupling; the best share is not published)
+    fmkt_stages=dict(type='mmkd_fm.FMKTLoss', tap='backbone', flow={{_base_.flow}}, pair_ratio=0.5),
+)
+# the papers of DKD and DIST take other numbers on CIFAR-100
+cifar_losses = dict(
+    cls_losses,
+    dkd=dict(cls_losses['dkd'], beta=8.0, temperature=4.0),
+    dist=dict(cls_losses['dist'], temperature=4.0),
+)
+# for vectors, such as the class token of a transformer
+cls_fmkt_vectors = dict(
+    cls_losses['fmkt'],
+    flow=dict(meta_encoder=dict(type='mmkd_fm.MLPMetaEncoder', num_blocks=2)),
+)
+
+# FM-KT with the flow at inference: the flow is the student's, in its FlowClsHead.
+cls_fmkt_head = dict(
+    type='mmkd_fm.FMKTLogitLoss',
+    flow='head',
+    tap=dict(transport='head.flow', logits='head'),
+    teacher_tap='head',
+)
