@@ -159,3 +159,16 @@ class ClassMap:
             last = [-1] if background else []
             self.student = [i for i, j in enumerate(class_map) if j >= 0] + last
             self.teacher = [j for j in class_map if j >= 0] + last
+        self.class_map = class_map
+
+    def targets(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Classes as columns of what is selected, and where a class is not among them.
+
+        Args:
+            target: Classes of the student, int64, shape (N,).
+        """
+        if self.class_map is None:
+            return target, torch.zeros_like(target, dtype=torch.bool)
+        mapped = torch.tensor(self.class_map, device=target.device) >= 0
+        columns = mapped.cumsum(dim=0) - 1
+        return columns[target].clamp(min=0), ~mapped[target]

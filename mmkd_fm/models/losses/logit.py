@@ -172,6 +172,9 @@ class LogitLoss(nn.Module, ABC):
         if self.class_map is not None:
             check_classes(student.shape[1], teacher.shape[1], self.class_map, type(self).__name__)
             chosen = ClassMap(self.class_map, background=False)
+            if target is not None:
+                target, unmapped = chosen.targets(target)
+                ignore = unmapped if ignore is None else ignore | unmapped
             student, teacher = student[:, chosen.student], teacher[:, chosen.teacher]
         weight = None if ignore is None else (~ignore).to(student.dtype)
         with torch.autocast(student.device.type, enabled=False):
@@ -210,14 +213,15 @@ class LogitLoss(nn.Module, ABC):
 
 
 def _check_choice(option: str, value: Any, valid: Sequence[str], loss: str) -> None:
-    if value not in valid:
-        reason = ''
-        if option == 'form' and value == 'bernoulli':
-            reason = ' compares the classes with one another, which Bernoullis do not allow;'
+    if value in valid:
+        return
+    choices = f'valid {option}s: {", ".join(sorted(valid))}'
+    if option == 'form' and value == 'bernoulli':
         raise ValueError(
-            f'{loss}:{reason} unknown {option} {value!r}; valid {option}s: '
-            f'{", ".join(sorted(valid))}'
+            f"{loss} compares the classes with one another, so form='bernoulli', which has a "
+            f'distribution for each, is refused; {choices}'
         )
+    raise ValueError(f'{loss}: unknown {option} {value!r}; {choices}')
 
 
 def _hard_labels(data_samples: Samples) -> Tensor:

@@ -224,14 +224,24 @@ def test_class_maps_that_do_not_fit_are_refused(class_map, message):
 @losses
 def test_a_class_map_of_classifiers(loss):
     student, teacher = torch.randn(5, 4), torch.randn(5, 3)
-    arguments = [torch.zeros(5, 4), torch.zeros(5, 3)]
     metric = loss(class_map=[2, -1, 0, 1])
-    more = dict(target=torch.tensor([0, 1, 2, 0, 1])) if loss is DKDLoss else {}
-    expected = loss()(student[:, [0, 2, 3]], teacher[:, [2, 0, 1]], **more)
-    assert torch.equal(metric(student, teacher, **more), expected)
-    assert metric(*arguments, **more).isfinite()
+    of_student = dict(target=torch.tensor([0, 3, 2, 0, 2])) if loss is DKDLoss else {}
+    selected = dict(target=torch.tensor([0, 2, 1, 0, 1])) if loss is DKDLoss else {}
+    expected = loss()(student[:, [0, 2, 3]], teacher[:, [2, 0, 1]], **selected)
+    assert torch.equal(metric(student, teacher, **of_student), expected)
     with pytest.raises(ValueError, match='class_map has an index for each'):
-        metric(student[:, :2], teacher, **more)
+        metric(student[:, :2], teacher, **of_student)
+
+
+def test_dkd_leaves_out_samples_whose_class_is_not_mapped():
+    student, teacher = torch.randn(5, 4), torch.randn(5, 3)
+    target = torch.tensor([0, 1, 2, 1, 3])  # the teacher has no class 1
+    value = DKDLoss(class_map=[2, -1, 0, 1])(student, teacher, target=target)
+    kept = [0, 2, 4]
+    expected = DKDLoss()(
+        student[kept][:, [0, 2, 3]], teacher[kept][:, [2, 0, 1]], target=torch.tensor([0, 1, 2])
+    )
+    torch.testing.assert_close(value, expected)
 
 
 def test_a_softmax_with_background_is_read_as_it_is(outputs):
