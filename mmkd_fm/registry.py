@@ -3,6 +3,7 @@
 from typing import Any
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
@@ -10,6 +11,9 @@ from mmkd_fm import checkpoint as checkpoint  # installs the safe checkpoint loa
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkd_fm', locations=['mmkd_fm.models'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd_fm', locations=['mmkd_fm.hooks'])
+METRICS = Registry(
+    'metric', parent=MMENGINE_METRICS, scope='mmkd_fm', locations=['mmkd_fm.evaluation']
+)
 
 
 def build_part(cfg: dict, kind: str, **arguments: Any) -> Any:

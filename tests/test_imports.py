@@ -30,7 +30,7 @@ print(float(loss), len(steps))
 
 THROUGH_THE_REGISTRY = """
 import sys
-from mmengine.registry import HOOKS, MODELS, init_default_scope
+from mmengine.registry import HOOKS, METRICS, MODELS, init_default_scope
 
 init_default_scope('mmdet')
 assert not any(name.startswith('mmkd_fm') for name in sys.modules)
@@ -39,8 +39,9 @@ for name in (
     'CWDLoss', 'MSELoss', 'Flow', 'ConvMetaEncoder',
 ):
     print(MODELS.get(f'mmkd_fm.{name}').__name__)
-for name in ('DistillStateHook', 'ClipApartHook', 'DataCheckHook'):
+for name in ('DistillStateHook', 'ClipApartHook', 'DataCheckHook', 'LogitHistogramHook'):
     print(HOOKS.get(f'mmkd_fm.{name}').__name__)
+print(METRICS.get('mmkd_fm.TeacherAgreement').__name__)
 """
 
 
@@ -58,7 +59,7 @@ def test_functional_needs_torch_alone():
 
 def test_types_are_found_through_mmengines_registries_without_custom_imports():
     names = run(THROUGH_THE_REGISTRY)
-    assert len(names) == 13
+    assert len(names) == 15
     assert {'Distiller', 'WTTMLoss', 'DistillStateHook'} <= set(names)
 
 

@@ -1,20 +1,27 @@
-"""Export a distilled student as a plain detector: a config and a checkpoint without this package.
+"""Export a distilled student as a plain model: a config and a checkpoint without this package.
 
 python tools/export_student.py CONFIG CHECKPOINT OUT_DIR [--nfe N]
 
-The checkpoints of a zero-cost student are those of the plain detector already; this strips the
-training state and writes the config that they belong to. A student with a FlowNeck becomes the
-plain detector too (NFE 0) if it was trained for that, or keeps its flow with `--nfe N`.
+The checkpoints of a zero-cost student are those of the plain model already; this strips the
+training state and writes the config that they belong to. A student with a FlowNeck or a FlowClsHead
+becomes the plain model too (NFE 0) if it was trained for that, or keeps its flow with `--nfe N`.
 """
 
 import argparse
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from mmdet_tool import explained
+from mm_tool import explained
 
-PARTS = ('neck', 'head')
-"""Where a flow may stand in a model; what it wraps there has the same name."""
+PARTS = {'neck': [1, 2, 4], 'head': 8}
+"""Where a flow may stand in a model, and its default steps; what it wraps has the same name."""
+
+SHARED = ('default_hooks', 'custom_hooks', 'val_evaluator', 'test_evaluator')
+"""Parts of a config where what is ours stands beside what is not."""
+
+PROBE_SIZE = 128  # pixels, a multiple of all strides
 
 
 def main() -> None:
@@ -25,6 +32,7 @@ def main() -> None:
     arguments = _parse()
     cfg = Config.fromfile(arguments.config)
     cfg.merge_from_dict(arguments.cfg_options)
+    enter_scope(cfg)
     loaded = CheckpointLoader.load_checkpoint(arguments.checkpoint, map_location='cpu')
     state = dict(loaded.get('state_dict', loaded))
     if 'student' in cfg.model:
@@ -42,6 +50,9 @@ def main() -> None:
     meta = {k: v for k, v in loaded.get('meta', {}).items() if k in ('dataset_meta', 'epoch')}
     save_checkpoint(dict(state_dict=state, meta=meta), str(checkpoint))
     print(f'written, and loaded strictly: {config} {checkpoint}')
+    kept = sorted(set(own_types(cfg.model)))
+    if kept:
+        print(f'the exported model needs this package, mmkd_fm, for {", ".join(kept)}')
 
 
 def _parse() -> argparse.Namespace:
@@ -85,7 +96,7 @@ def unwrap(model: dict, state: dict) -> dict:
     """
     for part in flows(model):
         wrapper, inner = model[part], f'{part}.{part}.'
-        num_steps = (wrapper.get('flow') or {}).get('num_steps', [1, 2, 4])
+        num_steps = (wrapper.get('flow') or {}).get('num_steps', PARTS[part])
         if 0 not in (num_steps if isinstance(num_steps, (list, tuple)) else [num_steps]):
             raise SystemExit(
                 f'error: this student was trained with {num_steps} flow steps: its head never read '
@@ -93,8 +104,8 @@ def unwrap(model: dict, state: dict) -> dict:
                 f'among num_steps'
             )
         model[part] = wrapper[part]
-        if part == 'head' and not model.get('neck'):  # FlowClsHead pools by itself
-            model['neck'] = dict(type='GlobalAveragePooling')
+        if part == 'head' and not model.get('neck') and gives_maps(model['backbone']):
+            model['neck'] = dict(type='GlobalAveragePooling')  # FlowClsHead pools by itself
         state = {
             key.replace(inner, f'{part}.', 1) if key.startswith(inner) else key: value
             for key, value in state.items()
@@ -103,22 +114,70 @@ def unwrap(model: dict, state: dict) -> dict:
     return state
 
 
+def gives_maps(backbone: dict) -> bool:
+    """Whether the last feature of a backbone, given by its config, is a map."""
+    import torch
+
+    from mmkd_fm.registry import MODELS
+
+    model = MODELS.build(dict(backbone, init_cfg=None))
+    model.eval()
+    with torch.no_grad():
+        return model(torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE))[-1].ndim == 4
+
+
+def own_types(value: Any) -> Iterator[str]:
+    """Names of this package, such as its types, anywhere in a part of a config."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from own_types(item)
+    elif isinstance(value, type):
+        yield from own_types(f'{value.__module__}.{value.__name__}')
+    elif isinstance(value, str) and (value == 'mmkd_fm' or value.startswith('mmkd_fm.')):
+        yield value
+
+
+def is_own(value: Any) -> bool:
+    """Whether there is a name of this package in a part of a config."""
+    return any(own_types(value))
+
+
 def strip(cfg: dict) -> None:
-    """Drop what only distillation needs from a config, in place."""
-    for name in [n for n, hook in cfg.get('default_hooks', {}).items() if 'mmkd_fm' in str(hook)]:
-        cfg.default_hooks.pop(name)
-    for name in [n for n in cfg if n != 'model' and 'mmkd_fm' in str(cfg[n])]:
-        cfg.pop(name)
+    """Drop what only distillation needs from a config, in place.
+
+    Of hooks and metrics only those that are ours go; another part that names a type of this package
+    is a variable of the config, such as the losses to choose from.
+    """
+    for name in [n for n in cfg if n != 'model' and is_own(cfg[n])]:
+        part = cfg[name]
+        if name == 'default_hooks':
+            for hook in [hook for hook in part if is_own(part[hook])]:
+                part.pop(hook)
+        elif name in SHARED:
+            cfg[name] = [item for item in _as_list(part) if not is_own(item)]
+        else:
+            cfg.pop(name)
+
+
+def _as_list(part: Any) -> list:
+    return list(part) if isinstance(part, (list, tuple)) else [part]
+
+
+def enter_scope(cfg: dict) -> None:
+    """Make the config's package the one that unscoped types are looked for in."""
+    from mmengine.registry import init_default_scope
+
+    scope = cfg.get('default_scope') or 'mmdet'
+    init_default_scope(scope)
+    importlib.import_module(f'{scope}.models')
 
 
 def check(cfg: dict, state: dict) -> None:
     """Build the exported student and load its state strictly."""
-    from mmengine.registry import init_default_scope
-
     from mmkd_fm.registry import MODELS
 
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    importlib.import_module(f'{cfg.get("default_scope", "mmdet")}.models')
     model = MODELS.build(dict(cfg.model, init_cfg=None))
     model.load_state_dict(state, strict=True)
 

@@ -1,9 +1,9 @@
-"""Test one checkpoint with several numbers of flow steps, and draw AP against cost."""
+"""Test one checkpoint with several numbers of flow steps, and draw AP or top-1 against cost."""
 
 import argparse
 import json
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import matplotlib
 
@@ -20,9 +20,34 @@ from torch import Tensor, nn
 
 from complexity import gflops, latency, num_parameters
 from mmkd_fm.functional.transport import SOLVERS
-from mmkd_fm.models import FlowNeck
+from mmkd_fm.models import FlowClsHead, FlowNeck
 
-METRICS = ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/bbox_mAP_75')
+
+class Scores(NamedTuple):
+    """What is reported of an evaluator: percents, the first is drawn.
+
+    Attributes:
+        title: Of the axis.
+        keys: Names of the metrics by column.
+        factor: From the evaluator's unit to percent.
+    """
+
+    title: str
+    keys: dict[str, str]
+    factor: float
+
+
+SCORES = (
+    Scores(
+        'box AP',
+        {'AP': 'coco/bbox_mAP', 'AP50': 'coco/bbox_mAP_50', 'AP75': 'coco/bbox_mAP_75'},
+        100.0,
+    ),
+    Scores('top-1', {'top-1': 'accuracy/top1', 'top-5': 'accuracy/top5'}, 1.0),
+)
+
+EVALUATIONS = {'euler': 1, 'midpoint': 2, 'heun': 2}
+"""Evaluations of the network in a step of each solver."""
 
 
 def main() -> None:
@@ -50,16 +75,16 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Test one checkpoint with several numbers of flow steps: AP against latency '
-        'and GFLOPs, as a table and a picture.'
+        'and GFLOPs, or top-1 of a classifier, as a table and a picture.'
     )
-    parser.add_argument('config', help='config of a student with a FlowNeck, or of its Distiller')
+    parser.add_argument('config', help='config of a student with a flow, or of its Distiller')
     parser.add_argument('checkpoint', help='its checkpoint')
     parser.add_argument(
         '--nfe',
         type=int,
         nargs='*',
         metavar='N',
-        help='numbers of flow steps; 0 is the plain detector (default: 0 1 2 4 8)',
+        help='numbers of flow steps; 0 is the plain model (default: 0 1 2 4 8)',
     )
     parser.add_argument(
         '--solver',
@@ -90,26 +115,56 @@ def evaluate(runner: Runner, nfe: int, solver: Optional[str] = None) -> dict[str
         ValueError: If the model has no flow that runs at inference.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    flowed = [module for module in model.modules() if isinstance(module, FlowNeck)]
+    flowed = [module for module in model.modules() if isinstance(module, (FlowNeck, FlowClsHead))]
     if not flowed:
         raise ValueError(
             'the student has no FlowNeck, so it costs the same whatever --nfe: test it without '
-            '--nfe. A student with the flow at inference has neck=dict(type=FlowNeck, neck=...)'
+            '--nfe. A student with the flow at inference has neck=dict(type=FlowNeck, neck=...), '
+            'a classifier head=dict(type=FlowClsHead, head=...)'
         )
     for module in flowed:
         module.nfe = nfe
         module.solver = solver or module.solver
+    runner._has_loaded = False  # EMA hooks start anew in each test, and take the file's weights
     metrics = runner.test()  # empty if nothing at all is found
+    keys = scores_of(metrics, isinstance(flowed[0], FlowClsHead)).keys.values()
     model.eval()
     image = _first_image(runner, model)
-    unused = 0 if nfe else sum(num_parameters(module.flows) for module in flowed)
+    unused = 0 if nfe else sum(num_parameters(_flow(module)) for module in flowed)
     return dict(
-        nfe=nfe,
+        steps=nfe,
+        nfe=nfe * EVALUATIONS[flowed[0].solver],
         parameters=num_parameters(_student(model)) - unused,
         gflops=gflops(model, image),
         milliseconds=1000 * latency(model, image),
-        **{name: metrics.get(name, 0.0) for name in METRICS},
+        **{key: metrics.get(key, 0.0) for key in keys if key in metrics or not metrics},
     )
+
+
+def scores_of(metrics: dict[str, float], classifier: bool) -> Scores:
+    """What is reported of metrics, or of a row with them.
+
+    Args:
+        metrics: What the evaluator gave.
+        classifier: Whether it is one; of a detector nothing may be found.
+
+    Raises:
+        ValueError: If there is nothing that can be reported.
+    """
+    for scores in SCORES:
+        if next(iter(scores.keys.values())) in metrics:
+            return scores
+    if not metrics and not classifier:
+        return SCORES[0]
+    wanted = ' or '.join(next(iter(scores.keys.values())) for scores in SCORES)
+    raise ValueError(
+        f'expected {wanted} of the test evaluator, but got {", ".join(metrics) or "nothing"}; set '
+        f"test_evaluator to a CocoMetric, or to dict(type='Accuracy', topk=(1, 5))"
+    )
+
+
+def _flow(module: nn.Module) -> nn.Module:
+    return module.flows if isinstance(module, FlowNeck) else module.flow
 
 
 def _student(model: nn.Module) -> nn.Module:
@@ -122,39 +177,49 @@ def _first_image(runner: Runner, model: nn.Module) -> Tensor:
 
 
 def table(rows: list[dict[str, float]]) -> Table:
-    """AP and cost of each number of steps."""
+    """Scores and cost of each number of steps."""
+    scores = scores_of(rows[0], False)
+    columns = {name: key for name, key in scores.keys.items() if key in rows[0]}
+    several = any(row['steps'] != row['nfe'] for row in rows)  # evaluations in a step
     result = Table(title='Flow steps at inference', title_justify='left')
-    for header in ('NFE', 'AP', 'AP50', 'AP75', 'parameters (M)', 'GFLOPs', 'ms/image'):
+    headers = [*(['steps'] if several else []), 'NFE', *columns]
+    for header in (*headers, 'parameters (M)', 'GFLOPs', 'ms/image'):
         result.add_column(header, justify='right')
     for row in rows:
         result.add_row(
+            *([str(row['steps'])] if several else []),
             str(row['nfe']),
-            *(f'{100 * row[name]:.1f}' for name in METRICS),
+            *(f'{scores.factor * row[key]:.1f}' for key in columns.values()),
             f'{row["parameters"] / 1e6:.3f}',
             f'{row["gflops"]:.3f}',
             f'{row["milliseconds"]:.1f}',
         )
     result.caption = (
         'GFLOPs are multiply-adds; ms/image: median forward of the network, one image, no NMS'
+        + ('; NFE: evaluations of the flow network, two in a step' if several else '')
     )
     return result
 
 
 def draw(rows: list[dict[str, float]], path: Path) -> None:
-    """AP against latency and against GFLOPs, as a PNG."""
+    """The first score against latency and against GFLOPs, as a PNG."""
+    scores = scores_of(rows[0], False)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout='constrained')
     for axis, key, label in zip(axes, ('milliseconds', 'gflops'), ('ms per image', 'GFLOPs')):
-        x, y = [row[key] for row in rows], [100 * row[METRICS[0]] for row in rows]
+        x = [row[key] for row in rows]
+        y = [scores.factor * row[next(iter(scores.keys.values()))] for row in rows]
         axis.plot(x, y, 'o-', color='tab:blue')
         for row, *point in zip(rows, x, y):
-            axis.annotate(row['nfe'], point, xytext=(0, 7), textcoords='offset points', ha='center')
+            axis.annotate(
+                row['steps'], point, xytext=(0, 7), textcoords='offset points', ha='center'
+            )
         axis.set_xlabel(label)
         axis.margins(0.1)
         axis.grid(alpha=0.3)
     # a few tenths are noise and shall look like it
     middle, half = (max(y) + min(y)) / 2, max(2.5, 0.7 * (max(y) - min(y)))
     axes[0].set_ylim(middle - half, middle + half)
-    axes[0].set_ylabel('box AP')
+    axes[0].set_ylabel(scores.title)
     figure.suptitle('Number of flow steps at inference, at each point', fontsize=10)
     figure.savefig(path, dpi=120)
     plt.close(figure)

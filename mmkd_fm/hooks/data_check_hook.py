@@ -1,8 +1,11 @@
 """Look at the training data before the first step."""
 
 import os.path as osp
+from collections.abc import Sequence
+from typing import Optional
 
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 
 from mmkd_fm.registry import HOOKS
 
@@ -10,6 +13,8 @@ from mmkd_fm.registry import HOOKS
 @HOOKS.register_module()
 class DataCheckHook(Hook):
     """Stops before training if the data set is empty or its images are not where it says.
+
+    Of classifiers also if there are classes that the head has no logit for.
 
     Args:
         num_images: How many images to look for, spread evenly over the data set.
@@ -25,24 +30,44 @@ class DataCheckHook(Hook):
         """Check the training data set.
 
         Raises:
-            ValueError: If it has no images that can be trained on.
+            ValueError: If it has no images that can be trained on, or too many classes.
             FileNotFoundError: If image files are missing.
         """
         dataset = runner.train_dataloader.dataset
         name = getattr(dataset, 'ann_file', None) or type(dataset).__name__
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
         if len(dataset) == 0:
-            raise ValueError(
-                f'{name}: no image to train on. Either the file lists none, or all are without '
-                f'boxes of the classes {dataset.metainfo.get("classes")} and '
-                f'filter_cfg.filter_empty_gt leaves them out; check ann_file and metainfo.classes'
+            filtered = (
+                f'Either the file lists none, or all are without boxes of the classes '
+                f'{dataset.metainfo.get("classes")} and filter_cfg.filter_empty_gt leaves them '
+                f'out; check ann_file and metainfo.classes'
             )
+            remedy = filtered if num_classes is None else 'The file lists none; check ann_file'
+            raise ValueError(f'{name}: no image to train on. {remedy}')
+        if num_classes is not None:
+            _check_classes(runner, dataset.metainfo.get('classes'), num_classes, name)
         if not hasattr(dataset, 'get_data_info'):
             return
+        prefix = 'data_prefix.img' if num_classes is None else 'data_prefix'
         step = max(len(dataset) // self.num_images, 1)
         for index in range(0, len(dataset), step):
             path = dataset.get_data_info(index).get('img_path')
             if path and '://' not in path and not osp.isfile(path):
                 raise FileNotFoundError(
                     f'{name} lists {path}, but there is no such file; check data_root and '
-                    f'data_prefix.img of the training data set'
+                    f'{prefix} of the training data set'
                 )
+
+
+def _check_classes(runner, classes: Optional[Sequence[str]], num_classes: int, name: str) -> None:
+    """Compare the classes of the data with the logits of a classifier."""
+    if classes is None or len(classes) == num_classes:
+        return
+    differ = f'{name} has {len(classes)} classes, the head of the classifier {num_classes}'
+    if len(classes) > num_classes:
+        raise ValueError(
+            f'{differ}; set num_classes of the head and of data_preprocessor, and take a teacher '
+            f'of these classes'
+        )
+    runner.logger.warning(f'{differ}: the teacher means its own classes by the logits 0, 1, ...')

@@ -8,6 +8,7 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
+from torch import nn
 
 from mmkd_fm.generators import generator_state, set_generator_state
 from mmkd_fm.models.distiller import Distiller
@@ -166,7 +167,9 @@ def _inexact(runner, state: dict) -> list:
             'persistent_workers=True, whose augmentations continue from epoch to epoch; set '
             'train_dataloader.persistent_workers=False where that matters'
         )
-    if getattr(_distiller(runner).data_preprocessor, 'batch_augments', None) is not None:
+    augments = getattr(_distiller(runner).data_preprocessor, 'batch_augments', None)
+    # mmpretrain's draw from the global generators alone, mmdet's are modules with a state
+    if isinstance(augments, nn.ModuleList):
         reasons.append('batch augmentations, whose state (the next image size, say) is not saved')
     if state['processes'] != get_world_size():
         reasons.append(

@@ -1,0 +1,91 @@
+"""Which package's tools run a config, and what is said if it is not there."""
+
+import sys
+
+import pytest
+
+import mm_tool
+
+FIND = mm_tool.find_spec
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Hide packages: `without('mmdet')`."""
+
+    def hide(*names):
+        spec = lambda name: None if name in names else FIND(name)  # noqa: E731
+        monkeypatch.setattr(mm_tool, 'find_spec', spec)
+
+    return hide
+
+
+@pytest.fixture
+def explained(monkeypatch, tmp_path):
+    """The config that a tool reads: `explained(text, *arguments)`."""
+
+    def run(text, *arguments):
+        (tmp_path / 'config.py').write_text(text)
+        argv = ['tool.py', str(tmp_path / 'config.py'), '--work-dir', str(tmp_path), *arguments]
+        monkeypatch.setattr(sys, 'argv', argv)
+        monkeypatch.setattr(sys, 'path', list(sys.path))
+        with mm_tool.explained(('train_dataloader', 'val_dataloader')) as cfg:
+            return cfg
+
+    return run
+
+
+def test_the_scope_of_the_config_decides(without):
+    without()
+    pytest.importorskip('mmpretrain')
+    for scope in ('mmdet', 'mmpretrain'):
+        assert mm_tool.tool_package(dict(default_scope=scope)) == scope
+    for cfg in (None, {}, dict(default_scope=None), dict(default_scope='mmengine')):
+        assert mm_tool.tool_package(cfg) == 'mmdet'
+
+
+def test_a_package_that_is_not_there(without):
+    without('mmpretrain')
+    message = (
+        r'mmpretrain not installed.*; pip install "mmpretrain>=1.2" torchvision, or: .*imagenet'
+    )
+    with pytest.raises(SystemExit, match=message):
+        mm_tool.tool_package(dict(default_scope='mmpretrain'))
+    assert mm_tool.tool_package(None) == 'mmdet'
+    without('torchvision')
+    with pytest.raises(SystemExit, match='error: torchvision not installed'):
+        mm_tool.tool_package(dict(default_scope='mmpretrain'))
+    without('mmdet', 'mmpretrain')
+    with pytest.raises(SystemExit, match=r'mmdet not installed.*pip install "mmdet>=3.3,<4"'):
+        mm_tool.tool_package(None)
+
+
+def test_without_mmdet_the_other_is_the_default(without):
+    pytest.importorskip('mmpretrain')
+    without('mmdet')
+    assert mm_tool.tool_package(None) == 'mmpretrain'
+
+
+def test_a_base_of_a_package_that_is_not_there(without, explained, monkeypatch):
+    without('mmpretrain')
+    monkeypatch.setattr('mmengine.config.config.is_installed', lambda name: name != 'mmpretrain')
+    with pytest.raises(SystemExit, match='mmpretrain not installed'):
+        explained("_base_ = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'")
+
+
+def test_the_options_of_the_command_line_count(explained, tmp_path):
+    cfg = explained('a = 1', '--launcher', 'none', '--cfg-options', 'a=2', 'default_scope=x')
+    assert (cfg.a, cfg.default_scope) == (2, 'x')
+
+
+def test_a_config_that_can_not_be_read_is_left_to_the_tool(explained):
+    assert explained('a = (') is None
+
+
+def test_folders_are_looked_at_before_anything_runs(explained, tmp_path):
+    dataset = "dict(type='CustomDataset', data_root='absent')"
+    message = 'error: val_dataloader.dataset: there is no image folder absent; check data_root'
+    with pytest.raises(SystemExit, match=message):
+        explained(f'val_dataloader = dict(dataset={dataset})')
+    assert explained(f'val_dataloader = dict(dataset={dataset})', '--no-validate') is not None
+    assert explained(f'test_dataloader = dict(dataset={dataset})') is not None  # not read here

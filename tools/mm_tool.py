@@ -1,0 +1,154 @@
+"""Runs the tools that are installed with mmdet or mmpretrain, and explains what users run into."""
+
+import argparse
+import os
+import os.path as osp
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PACKAGES = {
+    'mmdet': ('mmdet', 'pip install "mmdet>=3.3,<4"'),
+    'mmpretrain': (
+        'mmpretrain torchvision',
+        'pip install "mmpretrain>=1.2" torchvision, or: pip install "mmkd_fm[imagenet]"',
+    ),
+}
+"""Package whose tools are run -> modules that it needs, and how to get them."""
+
+HELP = "Configs with default_scope='mmpretrain' are run with mmpretrain's tool: CONFIG --help\n"
+
+
+def run(name: str, loaders: Sequence[str]) -> None:
+    """Run the tool of that name with the arguments of this process.
+
+    It is that of the package that the config's `default_scope` names, with its own arguments. What
+    it would only answer with a KeyError deep inside ends with one clear message.
+
+    Args:
+        name: Name of the script.
+        loaders: Names of the data loaders that it reads.
+    """
+    with explained(loaders) as cfg:
+        package = tool_package(cfg)
+        script = Path(find_spec(package).origin).parent / '.mim' / 'tools' / name
+        if not script.is_file():
+            remedy = PACKAGES[package][1]
+            sys.exit(f'error: {script} is missing; install {package} as a wheel: {remedy}')
+        if cfg is None and {'-h', '--help'} & set(sys.argv):
+            print(HELP)
+        runpy.run_path(str(script), run_name='__main__')
+
+
+def tool_package(cfg: Optional['Config']) -> str:
+    """The package whose tools run a config: mmpretrain if it says so, else mmdet.
+
+    Args:
+        cfg: The config; None, if it can't be read, takes what is installed, mmdet first.
+
+    Raises:
+        SystemExit: If the package is not installed.
+    """
+    scope = cfg.get('default_scope') if cfg is not None else None
+    if scope not in PACKAGES:
+        scope = next((name for name in PACKAGES if not _absent(name)), 'mmdet')
+    _require(scope)
+    return scope
+
+
+@contextmanager
+def explained(loaders: Sequence[str] = ()) -> Iterator[Optional['Config']]:
+    """Check the arguments of this process before, and explain what fails inside.
+
+    Args:
+        loaders: Names of the config's data loaders that are read.
+
+    Yields:
+        The config with the options of the command line; None if there is none, or it can't be read.
+    """
+    sys.path[0:1] = [str(ROOT), str(ROOT / 'tools')]  # a clone works without being installed
+    import mmkd_fm.registry  # noqa: F401 (plain configs too are then read by the safe loader)
+    from data_problems import file_problems, folder_problems
+
+    arguments, cfg = _arguments(), None
+    if arguments.config is not None:
+        _check_paths(arguments)
+        cfg = _read(arguments)
+    if arguments.no_validate:
+        loaders = [name for name in loaders if name != 'val_dataloader']
+    if cfg is not None:
+        for problem in folder_problems(cfg, loaders):
+            sys.exit(f'error: {problem}')
+    try:
+        yield cfg
+    except (KeyError, AssertionError, TypeError, AttributeError, ValueError, OSError):
+        for problem in file_problems(cfg) if cfg is not None else ():
+            sys.exit(f'error: {problem}')
+        raise
+
+
+def _arguments() -> argparse.Namespace:
+    """Those of the tools' arguments that are looked at here."""
+    from mmengine.config import DictAction
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('config', nargs='?')
+    parser.add_argument('--work-dir', default='work_dirs')
+    parser.add_argument('--no-validate', action='store_true')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    for option in ('--launcher', '--local_rank', '--local-rank', '--out', '--show-dir'):
+        parser.add_argument(option)  # their values are not the config
+    parser.add_argument('--resume', nargs='?')
+    return parser.parse_known_args()[0]
+
+
+def _check_paths(arguments: argparse.Namespace) -> None:
+    """Stop before the models are built if there is no config, or nothing can be saved."""
+    if not osp.isfile(arguments.config):
+        sys.exit(
+            f'error: there is no config file {arguments.config!r}; see configs/, or run '
+            f'`mim download mmdet --config NAME --dest .` for one of mmdet'
+        )
+    remedy = 'choose another --work-dir'
+    try:
+        os.makedirs(arguments.work_dir, exist_ok=True)
+    except OSError as error:
+        sys.exit(f'error: the work directory can not be made ({error}); {remedy}')
+    if not os.access(arguments.work_dir, os.W_OK):
+        sys.exit(f'error: the work directory {arguments.work_dir!r} is not writable; {remedy}')
+
+
+def _read(arguments: argparse.Namespace) -> Optional['Config']:
+    """The config, None if it can't be read: its own error, met by the tool, says best why."""
+    from mmengine.config import Config
+
+    try:
+        cfg = Config.fromfile(arguments.config, import_custom_modules=False)
+        cfg.merge_from_dict(arguments.cfg_options)
+    except ModuleNotFoundError as error:  # a base of a package that is not there
+        for package in PACKAGES:
+            if str(error).startswith((f'{package} ', f"No module named '{package}")):
+                _require(package)
+        return None
+    except Exception:
+        return None
+    return cfg
+
+
+def _absent(package: str) -> list[str]:
+    return [name for name in PACKAGES[package][0].split() if find_spec(name) is None]
+
+
+def _require(package: str) -> None:
+    if _absent(package):
+        absent, remedy = ' and '.join(_absent(package)), PACKAGES[package][1]
+        sys.exit(f'error: {absent} not installed, which this config needs; {remedy}')
