@@ -3,15 +3,16 @@
     python tools/benchmark.py
     python tools/benchmark.py configs/bccd/fmkt_retinanet_r18_r18-quarter_bccd.py --size 240 320
 
-Takes a Distiller config with an FM-KT term, builds it with random weights (no checkpoint and no
-data set is needed), and measures on random images
+Takes a Distiller config of detectors with an FM-KT term or a logit loss (WTTM, TTM, KD), builds it
+with random weights (no checkpoint and no data set is needed), and measures on random images
 
 - a training step (forward, backward, SGD) over what it can't do without, the student's own step and
   the teacher's forward: for each meta-encoder and number of steps, with and without recomputation
   (`flow=dict(checkpoint=True)`), and averaged over the numbers of steps that the config draws;
 - parameters and GFLOPs of the flows;
 - the plain student, the exported one and one with the flow at inference (`FlowNeck`);
-- where the time of the config's own step goes.
+- where the time of the config's own step goes;
+- a training step with a logit loss only, by loss and form, and that loss alone.
 
 Time: all that is compared runs in turns, several rounds; ratios are taken within a round, and their
 median is reported. It is processor time with one thread of the CPU, else wall time. Data loading
@@ -20,10 +21,13 @@ and preprocessing are left out.
 Memory: the peak of a step, all of it: weights, gradients, the optimizer's state, the batch and
 everything computed. What a step allocates is measured: on a GPU by the caching allocator's count of
 allocated bytes, on the CPU by the profiler's record of torch's allocator (tensors and workspace,
-without what libraries allocate for themselves). To that is added what lay there before.
+without what libraries allocate for themselves). To that is added what lay there before. Of a logit
+loss: what it adds to the peak, in times the student's logits, while those of the teacher are there.
 
 The targets at the end are printed, not enforced (but see --strict). On a CPU everything takes long:
-choose a smaller --size, fewer --encoders, --steps or --repeats there.
+choose a smaller --size, fewer --encoders, --steps or --repeats there, or one part. At full size:
+
+    python tools/benchmark.py --only wttm --forms bernoulli --size 800 1344 --batch 1 --repeats 1
 """
 
 from __future__ import annotations
@@ -46,6 +50,7 @@ from mmengine.registry import init_default_scope
 from rich.console import Console
 
 import mmkd_fm.models  # noqa: F401 (registers the meta-encoders)
+from benchmark_logit import FORMS
 from benchmark_run import Benchmark
 from benchmark_tables import show, write
 from mmkd_fm.registry import MODELS
@@ -71,7 +76,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help=f'Distiller config (default: configs/retinanet/{CONFIG.name})',
     )
     parser.add_argument(
-        '--losses', action='store_true', help='keep all losses of the config (default: FM-KT alone)'
+        '--only', choices=['fmkt', 'wttm'], help='measure one part (default: what the config has)'
+    )
+    parser.add_argument(
+        '--losses',
+        action='store_true',
+        help='keep all losses of the config beside FM-KT (default: FM-KT alone)',
     )
     parser.add_argument(
         '--size',
@@ -100,6 +110,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         metavar='N',
         help="numbers of steps besides the config's; 0 is the metric alone, without a flow "
         '(default: %(default)s)',
+    )
+    parser.add_argument(
+        '--forms',
+        nargs='+',
+        choices=FORMS,
+        default=FORMS,
+        metavar='NAME',
+        help="forms of the logit losses besides the config's (default: %(default)s)",
     )
     parser.add_argument(
         '--checkpoint',

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,40 +12,59 @@ from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
 from torch import nn
 
-from benchmark_measure import Stopwatch, resident_bytes
-from complexity import call_gflops, num_parameters
-from mmkd_fm.models import Flow, FMKTLoss
-from mmkd_fm.models.alignment import as_levels
-from mmkd_fm.models.taps import read, record, tap_paths
 from mmkd_fm.models.teacher import FrozenTeacher
 from mmkd_fm.registry import MODELS
 
 BOXES = 8  # in each image
+LOGIT_LOSSES = ('WTTMLoss', 'TTMLoss', 'KDLoss')
 
 
-def read_config(path: str, all_losses: bool = False) -> tuple[ConfigDict, str]:
-    """Config of the Distiller and the name of its FM-KT term.
+def read_config(path: str) -> tuple[ConfigDict, str | None, str | None]:
+    """Config of the Distiller, the name of its FM-KT term and that of its logit term.
+
+    Of several logit terms the first in `LOGIT_LOSSES` counts; those on box distributions, with a
+    dict as their tap, don't. Of a catalogue of losses only what `terms` names is seen.
 
     Args:
         path: Config file.
-        all_losses: Keep the other terms too.
 
     Raises:
-        ValueError: If it has no Distiller with one FMKTLoss that owns its flow.
+        ValueError: If it is not of a detector's Distiller with one FMKTLoss that owns its flow or
+            with a logit loss.
     """
-    model = Config.fromfile(path).get('model', {})
-    losses = model.get('losses', {})
-    kinds = {name: loss.type.rpartition('.')[2] for name, loss in losses.items()}
-    terms = [name for name, kind in kinds.items() if kind == 'FMKTLoss']
-    terms = [name for name in terms if losses[name].get('flow') != 'neck']
-    if str(model.get('type')).rpartition('.')[2] != 'Distiller' or len(terms) != 1:
+    config = Config.fromfile(path)
+    model = config.get('model', {})
+    losses, terms = model.get('losses', {}), model.get('terms')
+    used = list(losses) if terms is None else [terms] if isinstance(terms, str) else list(terms)
+    kinds = {name: str(losses[name].type).rpartition('.')[2] for name in used if name in losses}
+    flows = [
+        name
+        for name, kind in kinds.items()
+        if kind == 'FMKTLoss' and losses[name].get('flow') != 'neck'
+    ]
+    logits = [
+        name
+        for kind in LOGIT_LOSSES
+        for name in kinds
+        if kinds[name] == kind and isinstance(losses[name].get('tap'), str)
+    ]
+    detector = config.get('default_scope', 'mmdet') == 'mmdet'
+    distiller = str(model.get('type')).rpartition('.')[2] == 'Distiller'
+    if not detector or not distiller or len(flows) > 1 or not (flows or logits):
         raise ValueError(
-            f'{path}: expected a Distiller with one FMKTLoss that has flow=dict(...), got '
-            f'{model.get("type")} with the losses {kinds}; see configs/retinanet for one'
+            f'{path}: expected a Distiller of detectors with one FMKTLoss that has flow=dict(...), '
+            f'or with one of {", ".join(LOGIT_LOSSES)}; got {model.get("type")} of '
+            f'{config.get("default_scope")} with the losses {kinds}; see configs/retinanet for one'
         )
-    if not all_losses:
-        model.losses = {terms[0]: model.losses[terms[0]]}
-    return model, terms[0]
+    return model, next(iter(flows), None), next(iter(logits), None)
+
+
+def with_losses(model: ConfigDict, losses: dict[str, dict]) -> ConfigDict:
+    """The config with these losses alone."""
+    model = copy.deepcopy(model)
+    model.losses = ConfigDict(copy.deepcopy(losses))
+    model.pop('terms', None)
+    return model
 
 
 def with_random_teacher(model: ConfigDict, folder: Path) -> ConfigDict:
@@ -124,132 +140,3 @@ def flow_student(model: ConfigDict, term: str) -> nn.Module:
         levels=loss.get('levels'),
     )
     return MODELS.build(student).eval()
-
-
-class Training:
-    """A Distiller with its teacher, a batch, and optimizers: all that a training step needs.
-
-    The learning rate is 0, so that every step does the same work; SGD does all of its own.
-
-    Args:
-        model: Config of the Distiller, with a teacher that can be loaded.
-        batch: A raw batch.
-        device: Where to train.
-        amp: Run the forwards under autocast to bfloat16.
-    """
-
-    def __init__(self, model: ConfigDict, batch: dict, device: torch.device, amp: bool) -> None:
-        torch.manual_seed(0)
-        self.device, self.amp = device, amp
-        self._watch: Stopwatch | None = None
-        self.distiller = MODELS.build(copy.deepcopy(model)).to(device).train()
-        self.distiller.load_teacher()
-        self.teacher, self.student = self.distiller.teacher, self.distiller.student
-        for parameter in self.distiller.distill_losses.parameters():
-            if not parameter.detach().any():  # as training leaves them, with all gradients non-zero
-                nn.init.normal_(parameter, std=0.01)
-        self.data = self.distiller.data_preprocessor(batch, True)
-        self.flows = [m for m in self.distiller.modules() if isinstance(m, Flow)]
-        self.policy = self.flows[0].num_steps if self.flows else ()
-        self.optimizers = [
-            torch.optim.SGD(
-                [p for p in part.parameters() if p.requires_grad],
-                lr=0.0,
-                momentum=0.9,
-                weight_decay=1e-4,
-            )
-            for part in (self.student, self.distiller)
-        ]
-
-    def choose(self, num_steps: int, checkpoint: bool) -> Training:
-        """Fix the number of steps of all flows, and whether they are recomputed."""
-        for flow in self.flows:
-            flow.num_steps, flow.warmup_epochs, flow.checkpoint = (num_steps,), 0, checkpoint
-        return self
-
-    def teacher_forward(self) -> None:
-        """What the teacher computes for a distillation step, and no more."""
-        with self._autocast():
-            paths = tap_paths(self.distiller.teacher_taps.values())
-            self.teacher.forward(self.data['teacher_inputs'], paths)
-
-    def student_step(self) -> None:
-        """Forward, backward and optimizer step of the student alone."""
-        self._step(
-            self.student,
-            self.optimizers[0],
-            dict(inputs=self.data['inputs'], data_samples=self.data['data_samples']),
-        )
-
-    def base_step(self) -> None:
-        """Teacher forward, then student step: what distillation can't do without."""
-        self.teacher_forward()
-        self.student_step()
-
-    def distillation_step(self) -> None:
-        """Forward, backward and optimizer step of the Distiller."""
-        self._step(self.distiller, self.optimizers[1], self.data)
-
-    def _step(self, model: nn.Module, optimizer: torch.optim.Optimizer, data: dict) -> None:
-        with self._autocast():
-            loss, _ = self.distiller.parse_losses(model(**data, mode='loss'))
-        with self._phase('backward'):
-            loss.backward()
-        with self._phase('optimizer'):
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp)
-
-    def flow_costs(self) -> dict[int, tuple[int, float]]:
-        """Parameters, and GFLOPs of one step on one image, of the flow of each level."""
-        (loss,) = (m for m in self.distiller.distill_losses.values() if isinstance(m, FMKTLoss))
-        (name,) = (n for n, m in self.distiller.distill_losses.items() if m is loss)
-        tap = self.distiller.student_taps[name]
-        with torch.no_grad(), record(self.student, tap_paths([tap]), stop_early=True) as records:
-            self.student(self.data['inputs'][:1], mode='tensor')
-        levels = as_levels(read(records, tap, self.student))
-        return {
-            int(i): (num_parameters(flow), call_gflops(partial(flow, levels[int(i)], num_steps=1)))
-            for i, flow in loss.flows.items()
-        }
-
-    def resident(self, distilled: bool) -> int:
-        """Bytes held between two steps: both models, the optimizer's state, the batch.
-
-        Args:
-            distilled: Whether to count what is trained besides the student.
-        """
-        model = self.distiller if distilled else self.student
-        states = self.optimizers[distilled].state.values()
-        return resident_bytes(
-            [
-                *model.parameters(),
-                *model.buffers(),
-                *self.teacher.model.parameters(),
-                *self.teacher.model.buffers(),
-                *(t for state in states for t in state.values() if torch.is_tensor(t)),
-                self.data['inputs'],
-                self.data['teacher_inputs'],
-            ]
-        )
-
-    def _phase(self, name: str) -> contextlib.AbstractContextManager:
-        return self._watch.phase(name) if self._watch else contextlib.nullcontext()
-
-    def phases(self, distilled: bool) -> dict[str, float]:
-        """Seconds of each phase of a distillation step, or of the base step."""
-        owners: list[tuple[Any, str]] = [
-            (self.teacher, 'teacher forward'),
-            (self.student, 'student forward'),
-        ]
-        for loss in self.distiller.distill_losses.values() if distilled else ():
-            if isinstance(loss, FMKTLoss):
-                owners += [(flow, 'flow forward') for flow in loss.flows.values()]
-                owners += [(part, 'metric') for part in (*loss.objectives, loss.metric)]
-        self._watch = Stopwatch(self.device)
-        with self._watch.watching(owners), self._watch.phase('the rest'):
-            (self.distillation_step if distilled else self.base_step)()
-        watch, self._watch = self._watch, None
-        return dict(watch.seconds)

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from mmengine.config import ConfigDict
 from rich.console import Console
 
+from benchmark_logit import measure, number_of_calls, variants
 from benchmark_measure import Meter, interleave, peak_memory
 from benchmark_models import (
-    Training,
     default_encoder,
     exported_student,
     flow_student,
@@ -20,9 +21,11 @@ from benchmark_models import (
     raw_batch,
     read_config,
     with_encoder,
+    with_losses,
     with_random_teacher,
 )
 from benchmark_report import BARE, Cost, Inference, Report
+from benchmark_training import Training
 from complexity import gflops, num_parameters
 
 NFES = (0, 1, 2, 4, 8)
@@ -38,15 +41,32 @@ class Benchmark:
 
     def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.args, self.device = args, torch.device(args.device)
-        model, self.term = read_config(args.config, args.losses)
-        self.model = with_random_teacher(model, folder)
+        model, self.term, logit_term = read_config(args.config)
+        parts = dict(fmkt=self.term, wttm=logit_term)
+        if args.only and not parts[args.only]:
+            raise ValueError(
+                f'--only {args.only}: {args.config} has no such term; leave --only out'
+            )
+        self.parts = [part for part in parts if parts[part] and args.only in (None, part)]
+        model = with_random_teacher(model, folder)
+        self.warmup = 3 if self.device.type == 'cuda' else 1
+        self.report = Report(self._settings())
+        if 'wttm' in self.parts:
+            self.logit_model = with_losses(model, variants(model.losses[logit_term], args.forms))
+        if 'fmkt' in self.parts:
+            self._choose_encoders(model)
+
+    def _choose_encoders(self, model: ConfigDict) -> None:
+        args = self.args
+        self.model = (
+            model if args.losses else with_losses(model, {self.term: model.losses[self.term]})
+        )
         self.encoder = default_encoder(model, self.term)
         self.policy = list(self._train(self.encoder).policy)
         self.steps = sorted({*args.steps, *self.policy} - {0})
         self.checkpoints = dict(off=[False], on=[True], both=[False, True])[args.checkpoint]
-        self.warmup = 3 if self.device.type == 'cuda' else 1
         self.encoders = list(dict.fromkeys([self.encoder, *args.encoders]))
-        self.report = Report(self._settings(), self.encoder, self.policy)
+        self.report.encoder, self.report.policy = self.encoder, self.policy
 
     def _settings(self) -> dict:
         args = self.args
@@ -62,24 +82,35 @@ class Benchmark:
         )
 
     def _train(self, encoder: str | None) -> Training:
-        model = with_encoder(self.model, self.term, encoder)
-        return Training(
-            model, raw_batch(self.args.batch, self.args.size), self.device, self.args.amp
-        )
+        return self._training(with_encoder(self.model, self.term, encoder))
+
+    def _training(self, model: ConfigDict) -> Training:
+        batch = raw_batch(self.args.batch, self.args.size)
+        return Training(model, batch, self.device, self.args.amp)
 
     def run(self, console: Console) -> Report:
         """Measure everything."""
-        rounds, variants = self.warmup + self.args.repeats, len(self.steps) * len(self.checkpoints)
-        total = len(self.encoders) * (rounds * (2 + variants) + 1 + variants)
-        total += (0 in self.args.steps) * (rounds * 3 + 2)
-        total += rounds * (2 + len(NFES)) + self.args.repeats * (1 + len(self.policy))
-        meter = Meter(console, total)
+        calls = dict(fmkt=self._flow_calls, wttm=self._logit_calls)
+        meter = Meter(console, sum(calls[part]() for part in self.parts))
         with meter.progress:
-            if 0 in self.args.steps:
-                self._measure(None, meter)
-            for encoder in self.encoders:
-                self._measure(encoder, meter)
+            if 'fmkt' in self.parts:
+                for encoder in [*[None] * (0 in self.args.steps), *self.encoders]:
+                    self._measure(encoder, meter)
+            if 'wttm' in self.parts:
+                meter.name('logit losses')
+                training = self._training(self.logit_model)
+                rounds = self.args.repeats, self.warmup
+                self.report.logits = measure(training, self.device, *rounds, meter)
         return self.report
+
+    def _logit_calls(self) -> int:
+        return number_of_calls(len(self.logit_model.losses), self.args.repeats, self.warmup)
+
+    def _flow_calls(self) -> int:
+        rounds, kinds = self.warmup + self.args.repeats, len(self.steps) * len(self.checkpoints)
+        total = len(self.encoders) * (rounds * (2 + kinds) + 1 + kinds)
+        total += (0 in self.args.steps) * (rounds * 3 + 2)
+        return total + rounds * (2 + len(NFES)) + self.args.repeats * (1 + len(self.policy))
 
     def _measure(self, encoder: str | None, meter: Meter) -> None:
         """All training steps with one meta-encoder, or with none."""

@@ -39,11 +39,10 @@ class Sheet:
 def sheets(report: Report) -> list[Sheet]:
     """All tables, the targets last."""
     verdicts = {None: 'not measured', True: 'OK', False: 'MISSED'}
+    flows = (_training, _flows, _inference, _phases)
     return [
-        _training(report),
-        _flows(report),
-        _inference(report),
-        _phases(report),
+        *(sheet(report) for sheet in flows if report.costs),
+        *([_logits(report)] if report.logits else []),
         Sheet(
             'Targets',
             ['target', 'measured', ''],
@@ -150,6 +149,32 @@ def _phases(report: Report) -> Sheet:
         ['phase', 'student + teacher', 'distillation'],
         rows,
         note=f'The mean of {report.encoder} with {"/".join(map(str, report.policy))} steps.',
+    )
+
+
+def _logits(report: Report) -> Sheet:
+    own = report.logits[0]
+    return Sheet(
+        'A training step with a logit loss only, over (student step + teacher forward)',
+        ['loss', 'form', 'diagnostics', 'time', 'of the loss', 'memory added', 'of the loss'],
+        [
+            [
+                cost.name,
+                cost.form,
+                cost.diagnostics,
+                spread(cost.time, 3),
+                spread(ratios(cost.alone, cost.base), 3),
+                f'{cost.space:.2f}',
+                f'{cost.memory_alone / cost.logits:.2f}',
+            ]
+            for cost in report.logits
+        ],
+        {0},
+        f'The base: student step {statistics.median(own.student):.3f} s, teacher forward '
+        f'{statistics.median(own.teacher):.3f} s, peak memory {own.base_memory / 2**20:.0f} MiB '
+        f"with the teacher's logits. Memory added: by the peak of the step to that of the base, in "
+        f"times the student's logits, {own.logits / 2**20:.1f} MiB. Of the loss: its forward and "
+        f'backward alone, on given logits; the memory includes their gradient.',
     )
 
 

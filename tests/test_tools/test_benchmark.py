@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
 
 import benchmark
 import benchmark_measure
+from benchmark_logit import measure, number_of_calls, variants
 from benchmark_measure import (
     Stopwatch,
     interleave,
@@ -21,20 +24,24 @@ from benchmark_measure import (
     resident_bytes,
 )
 from benchmark_models import (
-    Training,
     exported_student,
     flow_student,
     plain_student,
     raw_batch,
     read_config,
     with_encoder,
+    with_losses,
 )
-from benchmark_report import BARE, Cost, Inference, Report
+from benchmark_report import BARE, Cost, Inference, LogitCost, Report
+from benchmark_run import Benchmark
 from benchmark_tables import PHASES, markdown, sheets
+from benchmark_training import Training
 from complexity import gflops, num_parameters
 from mmkd_fm.models import Flow
+from mmkd_fm.registry import MODELS
 
 TOOL = Path(benchmark.__file__)
+CONFIGS = TOOL.parents[1] / 'configs'
 CPU = torch.device('cpu')
 
 
@@ -74,16 +81,83 @@ def test_bad_arguments(options, message, capsys):
 
 
 @pytest.mark.parametrize('method', ['pkd', 'fmkt-neck'])
-def test_config_without_a_flow_of_its_own(method):
-    config = TOOL.parents[1] / f'configs/bccd/{method}_retinanet_r18_r18-quarter_bccd.py'
-    with pytest.raises(ValueError, match=r'expected a Distiller with one FMKTLoss'):
+def test_config_with_nothing_to_measure(method):
+    config = CONFIGS / f'bccd/{method}_retinanet_r18_r18-quarter_bccd.py'
+    with pytest.raises(ValueError, match=r'expected a Distiller of detectors with one FMKTLoss'):
         read_config(str(config))
 
 
-def test_only_the_flow_is_kept_unless_all_losses_are_asked_for():
-    config = TOOL.parents[1] / 'configs/bccd/fmkt-wttm_retinanet_r18_r18-quarter_bccd.py'
-    assert list(read_config(str(config))[0].losses) == ['fmkt']
-    assert list(read_config(str(config), all_losses=True)[0].losses) == ['fmkt', 'wttm']
+LOSSES = dict(
+    fmkt=dict(type='mmkd_fm.FMKTLoss', tap='neck'),
+    second=dict(type='FMKTLoss', tap='neck'),
+    kd=dict(type='mmkd_fm.KDLoss', tap='bbox_head', index=0),
+    boxes=dict(type='mmkd_fm.WTTMLoss', tap=dict(scores='bbox_head', boxes='bbox_head')),
+    wttm=dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0),
+    pkd=dict(type='mmkd_fm.PKDLoss', tap='neck'),
+)
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a config of a Distiller with `LOSSES`: `written(terms, scope='mmdet')`."""
+
+    def write(terms, scope='mmdet'):
+        model = dict(type='mmkd_fm.Distiller', losses=LOSSES, terms=terms)
+        path = tmp_path / 'config.py'
+        path.write_text(f'default_scope = {scope!r}\nmodel = {model!r}\n')
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ('terms', 'found'),
+    [
+        (['fmkt', 'pkd'], ('fmkt', None)),
+        (['kd', 'pkd'], (None, 'kd')),
+        (['kd', 'fmkt', 'wttm'], ('fmkt', 'wttm')),
+        ('wttm', (None, 'wttm')),
+        (['second', 'boxes'], ('second', None)),
+    ],
+)
+def test_terms_that_are_measured(terms, found, written):
+    assert read_config(written(terms))[1:] == found
+
+
+@pytest.mark.parametrize(
+    ('terms', 'scope'),
+    [(['fmkt', 'second'], 'mmdet'), (['boxes'], 'mmdet'), (None, 'mmdet'), ('wttm', 'mmpretrain')],
+)
+def test_configs_that_are_refused(terms, scope, written):
+    with pytest.raises(ValueError, match=rf'of {scope} with the losses'):
+        read_config(written(terms, scope))
+
+
+@pytest.mark.parametrize(
+    ('options', 'flow', 'logit'),
+    [
+        ([], ['fmkt'], True),
+        (['--only', 'fmkt'], ['fmkt'], False),
+        (['--only', 'wttm'], None, True),
+        (['--losses'], ['fmkt', 'wttm'], True),
+    ],
+)
+def test_parts_and_their_losses(options, flow, logit, mmdet_scope, tmp_path):
+    config = CONFIGS / 'bccd/fmkt-wttm_retinanet_r18_r18-quarter_bccd.py'
+    args = benchmark.parse([str(config), '--device', 'cpu', '--size', '64', '64', *options])
+    run = Benchmark(args, tmp_path)
+    assert run.parts == ['fmkt'] * bool(flow) + ['wttm'] * logit
+    if flow:
+        assert list(run.model.losses) == flow
+    if logit:
+        assert next(iter(run.logit_model.losses)) == 'wttm bernoulli on'
+
+
+def test_part_that_a_config_lacks(mmdet_scope, tmp_path):
+    config = CONFIGS / 'bccd/fmkt_retinanet_r18_r18-quarter_bccd.py'
+    args = benchmark.parse([str(config), '--only', 'wttm'])
+    with pytest.raises(ValueError, match=r'--only wttm: .*/fmkt_retina.* has no such term; leave'):
+        Benchmark(args, tmp_path)
 
 
 # Memory
@@ -165,8 +239,6 @@ def test_inner_phases_are_not_charged_to_outer_ones(monkeypatch):
 @pytest.fixture(scope='module')
 def model(retinanet, write_teacher):
     """Config of a small Distiller whose teacher can be loaded."""
-    from mmengine.config import ConfigDict
-
     return ConfigDict(
         type='mmkd_fm.Distiller',
         student=retinanet(),
@@ -233,6 +305,93 @@ def test_students(model, training):
     for nfe in (0, 1, 3):
         flowing.neck.nfe = nfe
         assert gflops(flowing, image) == pytest.approx(gflops(plain, image) + nfe * step)
+
+
+# Logit losses
+
+
+def test_variants_differ_in_what_is_compared_only():
+    loss = dict(LOSSES['wttm'], gamma=0.3, weighting='none', form='background_softmax')
+    configs = variants(ConfigDict(dict(loss, loss_weight=0.25)))
+    assert list(configs) == [
+        'wttm background_softmax on',
+        'wttm background_softmax off',
+        'wttm bernoulli on',
+        'ttm background_softmax on',
+        'ttm bernoulli on',
+        'kd background_softmax on',
+        'kd bernoulli on',
+    ]
+    own = dict(loss, diagnostics=False, loss_weight=1.0)
+    assert configs['wttm background_softmax off'] == own
+    ttm = dict(own, type='mmkd_fm.TTMLoss', form='bernoulli', diagnostics=True)
+    assert configs['ttm bernoulli on'] == ttm
+    kd = dict(ttm, type='mmkd_fm.KDLoss')
+    del kd['gamma']
+    assert configs['kd bernoulli on'] == kd
+    only = variants(ConfigDict(loss), forms=['background_softmax'])
+    assert list(only) == [name for name in configs if 'background_softmax' in name]
+    backwards = variants(ConfigDict(dict(kd, temperature=2.0)))
+    assert backwards['kd bernoulli on']['temperature'] == 2
+    assert 'temperature' not in backwards['wttm bernoulli on']
+
+
+@MODELS.register_module()
+class CopiesLoss(torch.nn.Module):
+    """Keeps so many copies of the student's logits for its backward pass."""
+
+    def __init__(self, copies):
+        super().__init__()
+        self.copies = copies
+
+    def forward(self, student, teacher):
+        del teacher
+        return sum((level * level.detach().clone()).sum() for level in student * self.copies)
+
+
+@pytest.fixture
+def logits(model):
+    """Training of small RetinaNets with losses on their logits: `logits(losses)`."""
+
+    def make(losses):
+        return Training(with_losses(model, losses), raw_batch(2, (64, 96)), CPU, amp=False)
+
+    return make
+
+
+def test_memory_of_a_loss_alone_is_counted_in_logits(logits):
+    tap = dict(type='CopiesLoss', tap='bbox_head', index=0)
+    training = logits({f'keeps{n}': dict(tap, copies=n) for n in (2, 5)})
+    anchors = sum(9 * -(-64 // stride) * -(-96 // stride) for stride in (8, 16, 32, 64, 128))
+    assert training.logit_bytes('keeps2') == 2 * anchors * 3 * 4
+    few, many = (peak_memory(training.loss_alone(name), CPU) for name in training.losses)
+    assert many - few == 3 * training.logit_bytes('keeps2')
+
+
+def test_only_what_is_kept_is_computed(logits):
+    training = logits(variants(ConfigDict(LOSSES['wttm'])))
+    for kept in ((), ('kd bernoulli on',)):
+        losses = training.keep(*kept).distiller(**training.data, mode='loss')
+        assert [name for name in losses if name.startswith('loss_') and ' ' in name] == [
+            f'loss_{name}' for name in kept
+        ]
+
+
+def test_every_loss_is_measured_in_every_round(logits):
+    configs = variants(ConfigDict(LOSSES['wttm']))
+    training = logits({name: configs[name] for name in list(configs)[:3]})
+    ticks = []
+    meter = SimpleNamespace(tick=lambda: ticks.append(0))
+    costs = measure(training, CPU, repeats=2, warmup=1, meter=meter)
+    assert len(ticks) == number_of_calls(len(training.losses), repeats=2, warmup=1)
+    assert [' '.join([c.name, c.form, c.diagnostics]) for c in costs] == list(training.losses)
+    for cost in costs:
+        rounds = (cost.seconds, cost.alone, cost.student, cost.teacher)
+        assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in rounds)
+        assert cost.logits == training.logit_bytes('wttm bernoulli on')
+        assert cost.memory_alone >= cost.logits  # at least the gradient
+        assert cost.base_memory > training.resident(True)
+    assert costs[0].memory_alone > costs[1].memory_alone  # what the diagnostics take
 
 
 # The report
@@ -305,6 +464,41 @@ def test_tables_are_complete(report):
     assert text.count('\n## ') == 5
 
 
+@pytest.fixture
+def logit_report():
+    """WTTM with and without diagnostics: 4 and 2 percent slower, 2.5 and 2 logits more."""
+
+    def cost(diagnostics, slower, added):
+        seconds = [1 + slower, 2 * (1 + slower)]
+        time = dict(seconds=seconds, alone=[0.01, 0.02], student=[0.6, 1.2], teacher=[0.4, 0.8])
+        memory = dict(added=added, memory_alone=added + 100, logits=1000, base_memory=9000)
+        return LogitCost('wttm', 'bernoulli', diagnostics, **time, **memory)
+
+    return Report(dict(rounds=2), logits=[cost('on', 0.04, 2500), cost('off', 0.02, 2000)])
+
+
+def test_targets_of_the_logit_loss_are_those_of_the_config_s_own(logit_report):
+    assert [met for _, _, met in logit_report.targets()] == [True, True]
+    logit_report.logits[1].added = 9999
+    assert [met for _, _, met in logit_report.targets()] == [True, True]
+    logit_report.logits[0].added = 3001
+    assert [met for _, _, met in logit_report.targets()] == [True, False]
+    logit_report.logits[0].teacher = [0.3, 0.6]
+    assert [met for _, _, met in logit_report.targets()] == [False, False]
+
+
+def test_report_has_the_parts_that_were_measured(report, logit_report):
+    table, targets = sheets(logit_report)
+    assert table.rows == [
+        ['wttm', 'bernoulli', 'on', '1.040 (1.040-1.040)', '0.010 (0.010-0.010)', '2.50', '2.60'],
+        ['wttm', 'bernoulli', 'off', '1.020 (1.020-1.020)', '0.010 (0.010-0.010)', '2.00', '2.10'],
+    ]
+    assert len(targets.rows) == 2
+    report.logits = logit_report.logits
+    assert [len(sheets(r)) for r in (report, logit_report)] == [6, 2]
+    assert len(report.targets()) == 7
+
+
 def test_ratios_pair_the_rounds():
     assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
 
@@ -312,21 +506,43 @@ def test_ratios_pair_the_rounds():
 # All of it
 
 
+@pytest.fixture
+def measured(tmp_path):
+    """Run the tool on a small batch: `measured(config, *options)`; gives JSON, tables, output."""
+
+    def run(config, *options):
+        out, tables = tmp_path / 'figures/out.json', tmp_path / 'tables.md'
+        command = [sys.executable, str(TOOL), str(CONFIGS / config), '--device', 'cpu']
+        command += ['--size', '64', '64', '--batch', '1', '--repeats', '1', *options]
+        command += ['--out', str(out), '--markdown', str(tables)]
+        env = dict(os.environ, OMP_NUM_THREADS='1')
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(out.read_text()), tables.read_text(), done.stdout
+
+    return run
+
+
 @pytest.mark.slow
-def test_benchmark_from_beginning_to_end(tmp_path):
-    out, tables = tmp_path / 'figures/out.json', tmp_path / 'tables.md'
-    command = [sys.executable, str(TOOL)]
-    command += [str(TOOL.parents[1] / 'configs/bccd/fmkt_retinanet_r18_r18-quarter_bccd.py')]
-    command += ['--device', 'cpu', '--size', '64', '64', '--batch', '1', '--repeats', '1']
-    command += ['--encoders', 'DepthwiseMetaEncoder', 'MLPMetaEncoder', '--steps', '0', '1']
-    command += ['--out', str(out), '--markdown', str(tables)]
-    env = dict(os.environ, OMP_NUM_THREADS='1')
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads(out.read_text())
-    measured = {(c['encoder'], c['steps'], c['checkpoint']) for c in report['costs']}
+def test_wttm_from_beginning_to_end(measured):
+    config = 'bccd/fmkt-wttm_retinanet_r18_r18-quarter_bccd.py'
+    report, tables, shown = measured(config, '--only', 'wttm')
+    assert not report['costs'] and not report['flows']
+    assert len(report['logits']) == 7
+    assert tables.count('\n## ') == 2
+    for name in ('wttm', 'ttm', 'kd'):
+        assert f'| {name} | background_softmax | on |' in tables
+    assert 'Targets' in shown
+
+
+@pytest.mark.slow
+def test_benchmark_from_beginning_to_end(measured):
+    options = ['--encoders', 'DepthwiseMetaEncoder', 'MLPMetaEncoder', '--steps', '0', '1']
+    config = 'bccd/fmkt_retinanet_r18_r18-quarter_bccd.py'
+    report, tables, shown = measured(config, *options)
+    kinds = {(c['encoder'], c['steps'], c['checkpoint']) for c in report['costs']}
     encoders = {report['encoder'], 'DepthwiseMetaEncoder', 'MLPMetaEncoder'}
-    assert measured == {(BARE, 0, False)} | {
+    assert kinds == {(BARE, 0, False)} | {
         (encoder, steps, checkpoint)
         for encoder in encoders
         for steps in {1, *report['policy']}
@@ -338,5 +554,6 @@ def test_benchmark_from_beginning_to_end(tmp_path):
         plain[key] for key in ('parameters', 'gflops')
     ]
     assert all(cost['memory'] > 0 for cost in report['costs'])
-    assert 'exported student: parameters' in tables.read_text()
-    assert 'Targets' in done.stdout
+    assert not report['logits']
+    assert 'exported student: parameters' in tables
+    assert 'Targets' in shown
