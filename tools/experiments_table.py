@@ -1,0 +1,268 @@
+"""What experiments.py is to run: the declaration in table.py, read and checked."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+ROOT = Path(__file__).resolve().parents[1]
+VALIDATION = 'validation'
+NAME = re.compile(r'[A-Za-z0-9][\w.-]*')
+PARTS = (
+    *('title', 'metric', 'scale', 'seeds', 'baselines'),
+    *('teachers', 'rows', 'options', 'evaluations'),
+)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher, trained once.
+
+    Attributes:
+        name: What the rows call it.
+        config: Its config as declared, relative to the repository.
+        options: All its options.
+        seed: Seed of its training.
+    """
+
+    name: str
+    config: str
+    options: dict
+    seed: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        name: What files and the command line call it.
+        label: What readers call it.
+        config: Its config as declared, relative to the repository.
+        options: All its options, those common to the table among them.
+        teacher: Name of its teacher; None if it has none.
+        variants: Further ways to test its checkpoint, name -> options.
+    """
+
+    name: str
+    label: str
+    config: str
+    options: dict
+    teacher: str | None
+    variants: dict[str, dict]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A declared table.
+
+    Attributes:
+        folder: Where table.py and the results lie.
+        title: Title of the page.
+        metric: Name of the metric that is compared.
+        scale: What it is multiplied with to be in percent.
+        seeds: Seeds of each row.
+        baselines: Rows that all others are compared with.
+        teachers: Teachers by name.
+        rows: Rows by name, in their order.
+        evaluations: Tests of each checkpoint, name -> options; empty takes the last validation.
+    """
+
+    folder: Path
+    title: str
+    metric: str
+    scale: float
+    seeds: list[int]
+    baselines: list[str]
+    teachers: dict[str, Teacher]
+    rows: dict[str, Row]
+    evaluations: dict[str, dict]
+
+    @property
+    def shown(self) -> list[str]:
+        """Names of the evaluations that have a table each."""
+        return list(self.evaluations) or [VALIDATION]
+
+    def tests(self, row: Row) -> dict[str, tuple[str, dict]]:
+        """How a row is evaluated: key in its results -> evaluation, options beside the row's."""
+        common = self.evaluations or {VALIDATION: {}}
+        tests = {name: (name, options) for name, options in common.items()}
+        for variant, own in row.variants.items():
+            for name, options in common.items():
+                tests[f'{name}/{variant}'] = (name, {**options, **own})
+        return tests
+
+
+def known(what: str, names: object, valid: object) -> None:
+    """Check names.
+
+    Raises:
+        ValueError: If one is not valid; it lists the valid ones.
+    """
+    unknown = [name for name in names if name not in list(valid)]
+    if unknown:
+        raise ValueError(
+            f'{what}: {", ".join(map(str, unknown))} not known; '
+            f'valid names: {", ".join(map(str, valid)) or "none"}'
+        )
+
+
+def flat(options: dict, prefix: str = '') -> dict:
+    """Options with nested dictionaries as dotted keys.
+
+    Example:
+        >>> flat({'model': {'terms': ['kd']}})
+        {'model.terms': ['kd']}
+    """
+    result = {}
+    for key, value in options.items():
+        if isinstance(value, dict):
+            result.update(flat(value, f'{prefix}{key}.'))
+        else:
+            result[prefix + key] = value
+    return result
+
+
+def as_arguments(options: dict) -> list[str]:
+    """Options as `--cfg-options` takes them.
+
+    Raises:
+        ValueError: If the command line would make something else of a value.
+
+    Example:
+        >>> as_arguments({'model.terms': ['wttm', 'fmkt']})
+        ['model.terms=[wttm,fmkt]']
+    """
+    arguments = []
+    for key, value in options.items():
+        text = _text(value)
+        try:
+            understood = DictAction._parse_iterable(text)
+        except AssertionError:
+            understood = None
+        if repr(understood) != repr(value):
+            raise ValueError(
+                f'option {key}: {value!r} can not be given on a command line, which reads it as '
+                f'{understood!r}; put it into a config'
+            )
+        arguments.append(f'{key}={text}')
+    return arguments
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return f'[{",".join(map(_text, value))}]'
+    if isinstance(value, tuple):
+        return f'({",".join(map(_text, value))})'
+    return str(value)
+
+
+def read_table(folder: Path) -> Table:
+    """Read and check a folder's table.py.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ValueError: If it is missing or declares something that can't be.
+    """
+    path = folder / 'table.py'
+    if not path.is_file():
+        raise ValueError(
+            f'{path}: expected the declaration of a table, got no file; '
+            'docs/results/cifar10/table.py is an example'
+        )
+    try:
+        cfg = Config.fromfile(path)._cfg_dict.to_dict()
+    except Exception as error:  # whatever Python may say of a file
+        raise ValueError(f'{path} can not be read: {type(error).__name__}: {error}') from error
+    missing = [key for key in ('title', 'metric', 'seeds', 'rows') if not cfg.get(key)]
+    if missing:
+        raise ValueError(f'{path}: expected {", ".join(missing)}, got none; declare them')
+    seeds = cfg['seeds']
+    if not all(type(seed) is int and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f'{path}: seeds are different non-negative integers; got {seeds}')
+    try:
+        return _table(folder, cfg)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+
+
+def _table(folder: Path, cfg: dict) -> Table:
+    for name in set(cfg) - set(PARTS):  # helpers of the file, but no misspelt part
+        meant = difflib.get_close_matches(name, PARTS, 1, 0.8)
+        if meant:
+            raise ValueError(f'{name} is no part of a table; do you mean {meant[0]}?')
+    common, rows, teachers = cfg.get('options', {}), cfg['rows'], cfg.get('teachers', {})
+    metric = cfg['metric']
+    table = Table(
+        folder=folder,
+        title=cfg['title'],
+        metric=metric,
+        scale=cfg.get('scale', 100 if metric.startswith('coco/') else 1),
+        seeds=cfg['seeds'],
+        baselines=cfg.get('baselines', []),
+        teachers={name: _teacher(name, part, common) for name, part in teachers.items()},
+        rows={name: _row(name, part, common) for name, part in rows.items()},
+        evaluations={name: flat(own) for name, own in cfg.get('evaluations', {}).items()},
+    )
+    known('baselines', table.baselines, table.rows)
+    for name in [*table.rows, *table.teachers, *table.evaluations]:
+        _check_name(name)
+    for options in table.evaluations.values():
+        as_arguments(options)
+    for row in table.rows.values():
+        if row.teacher is not None:
+            known(f'teacher of row {row.name!r}', [row.teacher], table.teachers)
+    return table
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise ValueError(f'{name!r} is no name of a file; take letters, digits, "_", "." and "-"')
+
+
+def _teacher(name: str, part: dict, common: dict) -> Teacher:
+    known(f'parts of teacher {name!r}', part, ['config', 'options', 'seed'])
+    config, options = _config(f'teacher {name!r}', part, common)
+    return Teacher(name, config, options, part.get('seed', 0))
+
+
+def _row(name: str, part: dict, common: dict) -> Row:
+    known(f'parts of row {name!r}', part, ['config', 'options', 'teacher', 'label', 'evaluations'])
+    config, options = _config(f'row {name!r}', part, common)
+    variants = {variant: flat(own) for variant, own in part.get('evaluations', {}).items()}
+    for variant, own in variants.items():
+        _check_name(variant)
+        as_arguments(own)
+    return Row(name, part.get('label', name), config, options, part.get('teacher'), variants)
+
+
+def _config(who: str, part: dict, common: dict) -> tuple[str, dict]:
+    """Config and all options of a row or a teacher."""
+    if 'config' not in part:
+        raise ValueError(f'{who}: expected config=..., the file to train; got none')
+    options = {**flat(common), **flat(part.get('options', {}))}
+    as_arguments(options)
+    return part['config'], options
+
+
+def load_config(config: str, options: dict) -> Config:
+    """A config with its options.
+
+    Raises:
+        ValueError: If there is no such file or it can't be read.
+    """
+    path = ROOT / config
+    if not path.is_file():
+        raise ValueError(f'there is no config {config}; paths are relative to the repository')
+    try:
+        cfg = Config.fromfile(path, import_custom_modules=False)
+        cfg.merge_from_dict(options)
+    except Exception as error:  # a package that is not there, a key that can't be merged
+        raise ValueError(f'{config} can not be read: {type(error).__name__}: {error}') from error
+    return cfg
