@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -251,6 +252,10 @@ def _config(who: str, part: dict, common: dict) -> tuple[str, dict]:
     return part['config'], options
 
 
+_READING = threading.Lock()
+"""MMEngine reads a config by importing a temporary module: two threads must not do it at once."""
+
+
 def load_config(config: str, options: dict) -> Config:
     """A config with its options.
 
@@ -261,7 +266,8 @@ def load_config(config: str, options: dict) -> Config:
     if not path.is_file():
         raise ValueError(f'there is no config {config}; paths are relative to the repository')
     try:
-        cfg = Config.fromfile(path, import_custom_modules=False)
+        with _READING:
+            cfg = Config.fromfile(path, import_custom_modules=False)
         cfg.merge_from_dict(options)
     except Exception as error:  # a package that is not there, a key that can't be merged
         raise ValueError(f'{config} can not be read: {type(error).__name__}: {error}') from error
