@@ -92,7 +92,7 @@ setup(
     ],
     extras_require={
         'imagenet': ['mmpretrain>=1.2', 'torchvision'],
-        'dev': ['pytest>=7.4', 'ruff==0.17.5'],
+        'dev': ['pytest>=7.4', 'ruff==0.17.5', 'scikit-learn'],  # the last for mmdet's PAA
     },
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,

@@ -2,22 +2,30 @@
 
 import ast
 import copy
+import re
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
+from mmengine.utils import get_installed_path
 
 ROOT = Path(__file__).parents[1] / 'configs'
 FILES = sorted(
     p.relative_to(ROOT).as_posix() for p in ROOT.rglob('*.py') if '_base_' not in p.parts
 )
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
 CLASSIFIERS = ('cifar10/', 'cifar100/', 'imagenet/')
+COCO = [f for f in FILES if f.endswith('_coco.py')]
 # of full size: seconds to build
-LARGE = ('retinanet/', 'gfl/', 'imagenet/', 'cifar100/wttm_resnet50_')
+LARGE = (*COCO, 'imagenet/', 'cifar100/wttm_resnet50_')
+# pairs whose data everybody has; bccd, cifar10 and the demo are examples
+MODEL_INDEX = ('cifar100/', 'imagenet/', *COCO)
 
 # (teacher, student): TTM's (gamma, beta), WTTM's, and WTTM's gamma without cross-entropy, of
 # arXiv 2402.11148
@@ -98,7 +106,8 @@ files = pytest.mark.parametrize('file', FILES)
 
 
 def test_there_are_configs():
-    assert len(FILES) >= 50
+    assert len(FILES) >= 75
+    assert len(COCO) >= 24
 
 
 @files
@@ -146,6 +155,168 @@ def test_model_builds_and_its_taps_exist(file, mmdet_scope):
             assert [i for i, _ in loss.pairs] == expected
     published = cfg.model.teacher.checkpoint
     assert published.endswith('.pth')
+
+
+coco = pytest.mark.parametrize('file', COCO)
+
+
+@cache
+def zoo():
+    """Box AP and checkpoint of each config of mmdet's model zoo."""
+    found = {}
+    for file in Path(get_installed_path('mmdet'), '.mim/configs').glob('*/metafile.yml'):
+        content = yaml.safe_load(file.read_text(encoding='utf-8'))
+        for model in content.get('Models', []) if isinstance(content, dict) else content:
+            name = model['Config'].removeprefix('configs/')
+            for result in model.get('Results') or ():
+                if result['Task'] == 'Object Detection' and 'Weights' in model:
+                    found[name] = (result['Metrics'].get('box AP'), model['Weights'])
+    return found
+
+
+def source(file):
+    return (ROOT / file).read_text(encoding='utf-8')
+
+
+def plain_student(file):
+    """Name of the student's config in mmdet, the first base."""
+    return re.search(r"'mmdet::(.+?)'", source(file))[1]
+
+
+def teacher_of(file):
+    return parse(file).model.teacher.config.removeprefix('mmdet::')
+
+
+@coco
+def test_published_numbers_are_those_of_the_model_zoo(file):
+    teacher, checkpoint = zoo()[teacher_of(file)]
+    student, _ = zoo()[plain_student(file)]
+    found = re.search(r'teacher ([\d.]+), plain\s+student ([\d.]+)\.', source(file))
+    assert [float(number) for number in found.groups()] == [teacher, student]
+    assert parse(file).model.teacher.checkpoint == checkpoint
+    assert teacher > student
+    row = next(line for line in README.splitlines() if f'`{file}`' in line)
+    assert f'({teacher:.1f})' in row.split('|')[2]
+    assert f'({student:.1f})' in row.split('|')[3]
+
+
+@coco
+def test_coco_pairs_train_the_plain_student(file):
+    """In everything but the model; with the schedule and the images that the docstring says."""
+    pair, plain = parse(file), get_config(f'mmdet::{plain_student(file)}')
+    assert without_scope(pair.model.student) == without_scope(plain.model)
+    kept = ('optim_wrapper', 'param_scheduler', 'train_cfg', 'train_dataloader', 'custom_hooks')
+    for part in kept:
+        assert without_scope(pair.get(part)) == without_scope(plain.get(part))
+    first = ast.get_docstring(ast.parse(source(file))).splitlines()[0]
+    schedule, gpus, images = re.search(r', ([^,]+), (\d+) GPUs x (\d+) images\.$', first).groups()
+    assert int(images) == plain.train_dataloader.batch_size
+    base = plain.auto_scale_lr.base_batch_size
+    assert int(gpus) * int(images) == (256 if 'rtmdet_' in plain_student(file) else base)
+    epochs = re.fullmatch(r'(\d+) epochs|(?:multi-scale )?([12])x schedule', schedule)
+    assert plain.train_cfg.max_epochs == int(epochs[1] or 12 * int(epochs[2]))
+
+
+@coco
+def test_teacher_and_student_see_images_of_the_same_size(file):
+    """What a teacher is tested at is what it was made for."""
+
+    def resize(cfg):
+        steps = [step for step in cfg.test_pipeline if step['type'] == 'Resize']
+        return [(tuple(step.scale), step.keep_ratio) for step in steps]
+
+    teacher = get_config(f'mmdet::{teacher_of(file)}')
+    assert resize(teacher) == resize(get_config(f'mmdet::{plain_student(file)}'))
+    assert len(resize(teacher)) == 1
+
+
+@coco
+def test_name_says_the_methods(file):
+    """WTTM where the class scores of both correspond, and FM-KT everywhere."""
+    model = parse(file).model
+    method, teacher = file.split('/')[1].split('_')[:2]
+    assert method == ('fmkt-wttm' if len(model.terms) > 1 else 'fmkt')
+    types = {str(model.losses[term].type).removeprefix('mmkd_fm.') for term in model.terms}
+    assert types == ({'FMKTLoss', 'WTTMLoss'} if method == 'fmkt-wttm' else {'FMKTLoss'})
+    assert teacher in teacher_of(file)
+    teacher_type = get_config(f'mmdet::{teacher_of(file)}').model.type
+    if method == 'fmkt-wttm':
+        assert teacher_type == model.student.type
+    stages = model.student.get('roi_head', {}).get('num_stages')
+    if stages:
+        taps = [model.losses[term].tap for term in model.terms[1:]]
+        assert taps == [f'roi_head.bbox_head.{i}' for i in range(stages)]
+
+
+# one pair of each, with WTTM where there is one
+FAMILIES = {file.split('/')[0]: file for file in reversed(COCO)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('file', FAMILIES.values(), ids=FAMILIES)
+def test_each_family_takes_a_step(file, mmdet_scope):
+    """With all methods that can be chosen, in training mode, and a teacher of random weights."""
+    from mmengine.logging import MessageHub
+    from mmengine.model import revert_sync_batchnorm
+
+    if file.startswith('paa/'):
+        pytest.importorskip('sklearn', reason='PAA needs scikit-learn to train')
+    MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0))  # as the Runner does
+    cfg = copy.deepcopy(parse(file))
+    if 'num_queries' in cfg.model.student:
+        cfg.model.student.num_queries = 100  # not more than there are locations
+    model = revert_sync_batchnorm(build(cfg, terms=None)).train()
+    batch = detection_batch(128, masks=cfg.model.student.type == 'MaskRCNN')
+    with torch.no_grad():
+        losses = model(**model.data_preprocessor(batch, True), mode='loss')
+    for name in model.distill_losses:
+        assert losses[f'loss_{name}'].isfinite()
+        assert losses[f'loss_{name}'] > 0
+
+
+def detection_batch(side, masks):
+    """A raw batch of two images with three boxes each."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    rng = np.random.default_rng(0)
+    meta = dict(img_shape=(side, side), ori_shape=(side, side), batch_input_shape=(side, side))
+    images, samples = [], []
+    for i in range(2):
+        corner = rng.random((3, 2), dtype='float32') * (side - 48)
+        objects = InstanceData(
+            bboxes=torch.from_numpy(np.hstack([corner, corner + 48])),
+            labels=torch.from_numpy(rng.integers(0, 80, 3)),
+        )
+        if masks:
+            objects.masks = BitmapMasks(np.ones((3, side, side), np.uint8), side, side)
+        sample = DetDataSample(metainfo=dict(meta, img_id=i, scale_factor=(1.0, 1.0)))
+        sample.gt_instances = objects
+        images.append(torch.from_numpy(rng.integers(0, 256, (3, side, side), dtype=np.uint8)))
+        samples.append(sample)
+    return dict(inputs=images, data_samples=samples)
+
+
+def test_model_index_lists_the_pairs():
+    """Each with its epochs, and no results, since none was run."""
+    index = yaml.safe_load((ROOT.parent / 'model-index.yml').read_text(encoding='utf-8'))
+    found = {path.relative_to(ROOT.parent).as_posix() for path in ROOT.glob('*/metafile.yml')}
+    assert set(index['Import']) == found
+    listed = []
+    for path in index['Import']:
+        content = yaml.safe_load((ROOT.parent / path).read_text(encoding='utf-8'))
+        collections = {collection['Name'] for collection in content['Collections']}
+        for model in content['Models']:
+            file = model['Config'].removeprefix('configs/')
+            assert model['In Collection'] in collections
+            assert model['Name'] == Path(file).stem
+            assert Path(file).parent == Path(path).parent.relative_to('configs')
+            assert model['Metadata']['Epochs'] == parse(file).train_cfg.max_epochs
+            assert not {'Results', 'Weights'} & set(model)
+            listed.append(file)
+    distilled = [f for f in FILES if f.startswith(MODEL_INDEX) and is_distillation(parse(f))]
+    assert sorted(listed) == sorted(distilled)
 
 
 @pytest.mark.parametrize('pair', CIFAR100)
@@ -226,8 +397,6 @@ def test_cifar100_is_the_protocol_of_crd():
     ],
 )
 def test_imagenet_pairs_train_the_plain_student(file, plain):
-    from mmengine.hub import get_config
-
     pair_cfg = parse(file)
     plain_cfg = get_config(plain) if '::' in plain else parse(plain)
     assert without_scope(pair_cfg.model.student) == without_scope(plain_cfg.model)

@@ -39,7 +39,9 @@ for name in (
     'CWDLoss', 'MSELoss', 'Flow', 'ConvMetaEncoder',
 ):
     print(MODELS.get(f'mmkd_fm.{name}').__name__)
-for name in ('DistillStateHook', 'ClipApartHook', 'DataCheckHook', 'LogitHistogramHook'):
+for name in (
+    'DistillStateHook', 'ClipApartHook', 'DataCheckHook', 'LogitHistogramHook', 'TeacherCheckHook',
+):
     print(HOOKS.get(f'mmkd_fm.{name}').__name__)
 print(METRICS.get('mmkd_fm.TeacherAgreement').__name__)
 """
@@ -59,7 +61,7 @@ def test_functional_needs_torch_alone():
 
 def test_types_are_found_through_mmengines_registries_without_custom_imports():
     names = run(THROUGH_THE_REGISTRY)
-    assert len(names) == 15
+    assert len(names) == 16
     assert {'Distiller', 'WTTMLoss', 'DistillStateHook'} <= set(names)
 
 

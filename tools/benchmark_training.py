@@ -71,8 +71,7 @@ class Training:
     def teacher_forward(self) -> Records:
         """What the teacher computes for a distillation step, and no more."""
         with self._autocast():
-            paths = tap_paths(self.distiller.teacher_taps.values())
-            return self.teacher.forward(self.data['teacher_inputs'], paths)
+            return self.teacher.forward(self.data['teacher_inputs'], self.distiller.teacher_paths)
 
     def student_step(self) -> None:
         """Forward, backward and optimizer step of the student alone."""

@@ -75,13 +75,14 @@ def explained(loaders: Sequence[str] = ()) -> Iterator[Optional['Config']]:
     Yields:
         The config with the options of the command line; None if there is none, or it can't be read.
     """
-    sys.path[0:1] = [str(ROOT), str(ROOT / 'tools')]  # a clone works without being installed
+    make_importable()
     import mmkd_fm.registry  # noqa: F401 (plain configs too are then read by the safe loader)
     from data_problems import file_problems, folder_problems
 
-    arguments, cfg = _arguments(), None
+    arguments, cfg = argument_parser().parse_known_args()[0], None
     if arguments.config is not None:
-        _check_paths(arguments)
+        check_config(arguments.config)
+        check_work_dir(arguments.work_dir)
         cfg = _read(arguments)
     if arguments.no_validate:
         loaders = [name for name in loaders if name != 'val_dataloader']
@@ -96,8 +97,14 @@ def explained(loaders: Sequence[str] = ()) -> Iterator[Optional['Config']]:
         raise
 
 
-def _arguments() -> argparse.Namespace:
-    """Those of the tools' arguments that are looked at here."""
+def make_importable() -> None:
+    """Let a clone work without being installed."""
+    if sys.path[0] != str(ROOT):
+        sys.path[0:1] = [str(ROOT), str(ROOT / 'tools')]
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Those of the tools' arguments that are looked at here; parse it with `parse_known_args`."""
     from mmengine.config import DictAction
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -108,23 +115,27 @@ def _arguments() -> argparse.Namespace:
     for option in ('--launcher', '--local_rank', '--local-rank', '--out', '--show-dir'):
         parser.add_argument(option)  # their values are not the config
     parser.add_argument('--resume', nargs='?')
-    return parser.parse_known_args()[0]
+    return parser
 
 
-def _check_paths(arguments: argparse.Namespace) -> None:
-    """Stop before the models are built if there is no config, or nothing can be saved."""
-    if not osp.isfile(arguments.config):
+def check_config(path: str) -> None:
+    """Stop if there is no config file."""
+    if not osp.isfile(path):
         sys.exit(
-            f'error: there is no config file {arguments.config!r}; see configs/, or run '
+            f'error: there is no config file {path!r}; see configs/, or run '
             f'`mim download mmdet --config NAME --dest .` for one of mmdet'
         )
+
+
+def check_work_dir(path: str) -> None:
+    """Stop before the models are built if nothing can be saved."""
     remedy = 'choose another --work-dir'
     try:
-        os.makedirs(arguments.work_dir, exist_ok=True)
+        os.makedirs(path, exist_ok=True)
     except OSError as error:
         sys.exit(f'error: the work directory can not be made ({error}); {remedy}')
-    if not os.access(arguments.work_dir, os.W_OK):
-        sys.exit(f'error: the work directory {arguments.work_dir!r} is not writable; {remedy}')
+    if not os.access(path, os.W_OK):
+        sys.exit(f'error: the work directory {path!r} is not writable; {remedy}')
 
 
 def _read(arguments: argparse.Namespace) -> Optional['Config']:
@@ -132,16 +143,24 @@ def _read(arguments: argparse.Namespace) -> Optional['Config']:
     from mmengine.config import Config
 
     try:
-        cfg = Config.fromfile(arguments.config, import_custom_modules=False)
-        cfg.merge_from_dict(arguments.cfg_options)
-    except ModuleNotFoundError as error:  # a base of a package that is not there
-        for package in PACKAGES:
-            if str(error).startswith((f'{package} ', f"No module named '{package}")):
-                _require(package)
-        return None
+        with required_packages():
+            cfg = Config.fromfile(arguments.config, import_custom_modules=False)
+            cfg.merge_from_dict(arguments.cfg_options)
     except Exception:
         return None
     return cfg
+
+
+@contextmanager
+def required_packages() -> Iterator[None]:
+    """Say how to get mmdet or mmpretrain where a config inside has a base of theirs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        for package in PACKAGES:
+            if str(error).startswith((f'{package} ', f"No module named '{package}")):
+                _require(package)
+        raise
 
 
 def _absent(package: str) -> list[str]:

@@ -1,7 +1,8 @@
-"""What every distillation config needs, and the defaults of the methods.
+"""What every distillation config needs, and the methods for detectors.
 
-A config takes these with `default_hooks = {{_base_.distill_hooks}}` and `{{_base_.fmkt}}`: two
-bases may not set the same key, so this file can't set `default_hooks` or `model` itself.
+A config takes these with `default_hooks = {{_base_.distill_hooks}}` and, by the kind of its heads,
+`losses={{_base_.dense_losses}}`, among which its `terms` choose. Two bases may not set the same
+key, so this file can't set `default_hooks` or `model` itself.
 """
 
 distill_hooks = dict(
@@ -31,8 +32,49 @@ fmkt = dict(
 )
 # FM-KT with the flow at inference: the flow is the student's, in its FlowNeck.
 fmkt_neck = dict(type='mmkd_fm.FMKTLoss', tap='neck', flow='neck', loss_weight=4.0, theta_weight=0)
+# On the class scores of a dense head; of the same family, since its locations must correspond.
 wttm = dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0, gamma=0.7, loss_weight=0.25)
 
 # Baselines.
 pkd = dict(type='mmkd_fm.PKDLoss', tap='neck', levels=[0, 1, 2, 3], loss_weight=4.0)
 cwd = dict(type='mmkd_fm.CWDLoss', tap='neck', levels=[0, 1, 2, 3], loss_weight=4.0)
+scores = dict(tap='bbox_head', index=0, loss_weight=0.25)
+
+# The catalogues. All weights but those tried on BCCD are starting points.
+# Any two necks, of whatever detectors:
+feature_losses = dict(fmkt=fmkt, pkd=pkd, cwd=cwd)
+# Dense heads of one family:
+dense_losses = dict(
+    feature_losses,
+    wttm=wttm,
+    ttm=dict(type='mmkd_fm.TTMLoss', gamma=0.7, **scores),
+    kd=dict(type='mmkd_fm.KDLoss', temperature=1.0, **scores),
+    dkd=dict(type='mmkd_fm.DKDLoss', temperature=1.0, **scores),
+    dist=dict(type='mmkd_fm.DISTLoss', **scores),
+)
+# GFL-type heads also predict a distribution for each side of a box:
+box_tap = dict(
+    tap=dict(scores='bbox_head', boxes='bbox_head'),
+    index=dict(scores=0, boxes=1),
+)
+gfl_losses = dict(dense_losses, wttm_boxes=dict(wttm, **box_tap))
+# Two-stage detectors, whose teacher scores the student's RoIs:
+roi_losses = dict(
+    feature_losses,
+    wttm=dict(wttm, tap='roi_head.bbox_head'),
+    kd=dict(dense_losses['kd'], tap='roi_head.bbox_head'),
+)
+# the same, each of the stages with its own RoIs
+cascade_losses = dict(
+    feature_losses,
+    wttm_0=dict(wttm, tap='roi_head.bbox_head.0'),
+    wttm_1=dict(wttm, tap='roi_head.bbox_head.1'),
+    wttm_2=dict(wttm, tap='roi_head.bbox_head.2'),
+)
+# RTMDet and YOLOX, whose necks have three levels, all of them used:
+pafpn_feature_losses = dict(
+    fmkt=dict(fmkt, levels=None),
+    pkd=dict(pkd, levels=None),
+    cwd=dict(cwd, levels=None),
+)
+pafpn_losses = dict(dense_losses, **pafpn_feature_losses)

@@ -15,5 +15,6 @@ model = dict(
         config='{{fileDirname}}/retinanet_r18_bccd.py',
         checkpoint='work_dirs/retinanet_r18_bccd/epoch_32.pth',
     ),
-    losses=dict(fmkt={{_base_.fmkt}}, wttm={{_base_.wttm}}),
+    losses={{_base_.dense_losses}},
+    terms=['fmkt', 'wttm'],
 )

@@ -6,4 +6,4 @@ Measured by us: docs/results/bccd.md. Train the teacher first, with retinanet_r1
 """
 
 _base_ = './fmkt-wttm_retinanet_r18_r18-quarter_bccd.py'
-model = dict(losses=dict(_delete_=True, pkd={{_base_.pkd}}))
+model = dict(terms=['pkd'])

@@ -15,5 +15,6 @@ model = dict(
         config='{{fileDirname}}/retinanet_r18_demo.py',
         checkpoint='work_dirs/demo/teacher/epoch_18.pth',
     ),
-    losses=dict(fmkt={{_base_.fmkt}}, wttm={{_base_.wttm}}),
+    losses={{_base_.dense_losses}},
+    terms=['fmkt', 'wttm'],
 )

@@ -19,5 +19,6 @@ model = dict(
         'gfl_r101_fpn_mstrain_2x_coco/'
         'gfl_r101_fpn_mstrain_2x_coco_20200629_200126-dd12f847.pth',
     ),
-    losses=dict(fmkt={{_base_.fmkt}}, wttm={{_base_.wttm}}),
+    losses={{_base_.gfl_losses}},
+    terms=['fmkt', 'wttm'],
 )

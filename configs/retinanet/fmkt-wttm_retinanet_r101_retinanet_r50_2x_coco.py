@@ -18,5 +18,6 @@ model = dict(
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/'
         'retinanet_r101_fpn_2x_coco/retinanet_r101_fpn_2x_coco_20200131-5560aee8.pth',
     ),
-    losses=dict(fmkt={{_base_.fmkt}}, wttm={{_base_.wttm}}),
+    losses={{_base_.dense_losses}},
+    terms=['fmkt', 'wttm'],
 )

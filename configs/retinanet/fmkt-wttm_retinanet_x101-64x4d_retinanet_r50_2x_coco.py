@@ -19,5 +19,6 @@ model = dict(
         'retinanet_x101_64x4d_fpn_1x_coco/'
         'retinanet_x101_64x4d_fpn_1x_coco_20200130-366f5af1.pth',
     ),
-    losses=dict(fmkt={{_base_.fmkt}}, wttm={{_base_.wttm}}),
+    losses={{_base_.dense_losses}},
+    terms=['fmkt', 'wttm'],
 )

@@ -109,9 +109,8 @@ class TeacherAgreement(BaseMetric):
 
     @torch.no_grad()
     def _predict_view(self, images: Images) -> Tensor:
-        model = self.teacher.model
-        data = model.data_preprocessor(dict(inputs=images), False)
-        return torch.stack([s.pred_score for s in model(data['inputs'], mode='predict')])
+        predicted = self.teacher.model(self.teacher.view(images), mode='predict')
+        return torch.stack([sample.pred_score for sample in predicted])
 
 
 def kl_of_probabilities(p: Tensor, q: Tensor) -> Tensor:

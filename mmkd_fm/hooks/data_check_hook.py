@@ -7,6 +7,8 @@ from typing import Optional
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
+from mmkd_fm.models.class_names import class_names
+from mmkd_fm.models.classes import check_names
 from mmkd_fm.registry import HOOKS
 
 
@@ -14,7 +16,9 @@ from mmkd_fm.registry import HOOKS
 class DataCheckHook(Hook):
     """Stops before training if the data set is empty or its images are not where it says.
 
-    Of classifiers also if there are classes that the head has no logit for.
+    Also if logits are compared whose classes don't correspond: those of the data, of a `class_map`
+    and of the teacher's checkpoint are compared by name. Of classifiers also if there are classes
+    that the head has no logit for.
 
     Args:
         num_images: How many images to look for, spread evenly over the data set.
@@ -30,7 +34,8 @@ class DataCheckHook(Hook):
         """Check the training data set.
 
         Raises:
-            ValueError: If it has no images that can be trained on, or too many classes.
+            ValueError: If it has no images that can be trained on, too many classes, or other
+                classes than the distillation.
             FileNotFoundError: If image files are missing.
         """
         dataset = runner.train_dataloader.dataset
@@ -47,6 +52,7 @@ class DataCheckHook(Hook):
             raise ValueError(f'{name}: no image to train on. {remedy}')
         if num_classes is not None:
             _check_classes(runner, dataset.metainfo.get('classes'), num_classes, name)
+        _check_names(runner, model, getattr(dataset, 'metainfo', {}).get('classes'), name)
         if not hasattr(dataset, 'get_data_info'):
             return
         prefix = 'data_prefix.img' if num_classes is None else 'data_prefix'
@@ -71,3 +77,17 @@ def _check_classes(runner, classes: Optional[Sequence[str]], num_classes: int, n
             f'of these classes'
         )
     runner.logger.warning(f'{differ}: the teacher means its own classes by the logits 0, 1, ...')
+
+
+def _check_names(runner, model, classes: Optional[Sequence[str]], name: str) -> None:
+    """Compare the names of the classes of the data with those that the teacher's logits mean."""
+    losses = [module for module in model.modules() if hasattr(module, 'class_map')]
+    if not losses or not classes or getattr(model, 'teacher', None) is None:
+        return
+    checkpoint = model.teacher.checkpoint
+    teacher = class_names(checkpoint)
+    if teacher is None:
+        runner.logger.info(f'{checkpoint} does not say which classes the teacher has')
+    doubts = [check_names(x.class_map, classes, teacher, (name, checkpoint)) for x in losses]
+    for doubt in dict.fromkeys(filter(None, doubts)):
+        runner.logger.warning(doubt)

@@ -1,6 +1,7 @@
 """Keep what an exact resume needs besides the plain student's checkpoint."""
 
 import logging
+import math
 from functools import partial
 from typing import Any, Optional
 
@@ -171,6 +172,13 @@ def _inexact(runner, state: dict) -> list:
     # mmpretrain's draw from the global generators alone, mmdet's are modules with a state
     if isinstance(augments, nn.ModuleList):
         reasons.append('batch augmentations, whose state (the next image size, say) is not saved')
+    cached = _cached(runner)
+    if cached:
+        reasons.append(
+            f'{", ".join(cached)}, whose cached images are not saved; resume from where '
+            f'PipelineSwitchHook has taken them out, or where that matters use transforms without '
+            f'a cache'
+        )
     if state['processes'] != get_world_size():
         reasons.append(
             f'the checkpoint is of {state["processes"]} processes, this run has {get_world_size()}'
@@ -185,3 +193,12 @@ def _inexact(runner, state: dict) -> list:
             'the checkpoint is not of an epoch boundary, and data loaders restart their epoch'
         )
     return reasons
+
+
+def _cached(runner) -> list[str]:
+    """Transforms that mix in images seen before, unless the pipeline is switched at once."""
+    if any(getattr(hook, 'switch_epoch', math.inf) <= runner.epoch for hook in runner.hooks):
+        return []
+    pipeline = getattr(runner.train_dataloader.dataset, 'pipeline', None)
+    transforms = getattr(pipeline, 'transforms', [])
+    return [type(t).__name__ for t in transforms if hasattr(t, 'results_cache')]

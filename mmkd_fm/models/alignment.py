@@ -1,11 +1,14 @@
 """Alignment of what a tap gives in the student with what it gives in the teacher."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from mmkd_fm.models.roi import RoIStage
 from mmkd_fm.models.taps import Tap
 
 
@@ -15,11 +18,14 @@ class Level:
 
     Attributes:
         channels: Number of channels.
-        stride: Pixels of the input per element, measured.
+        stride: Pixels of the student's input per element, measured.
     """
 
     channels: int
-    stride: int
+    stride: float
+
+    def __str__(self) -> str:
+        return f'{self.channels}@{self.stride:g}'
 
 
 @dataclass(frozen=True)
@@ -31,16 +37,18 @@ class Tapped:
         tap: Where it is read.
         module: The tapped module; its attributes tell what kind of logits a head gives.
         levels: Its feature maps, in the order of the output.
+        stage: Of a box head that scores RoIs, what it needs.
     """
 
     owner: str
     tap: Tap
     module: nn.Module
     levels: tuple[Level, ...]
+    stage: Optional[RoIStage] = None
 
     def __str__(self) -> str:
-        levels = ', '.join(f'{level.channels}@{level.stride}' for level in self.levels)
-        return f'{self.owner} {str(self.tap)!r} ({levels or "no feature maps"})'
+        levels = ', '.join(map(str, self.levels)) or 'no feature maps'
+        return f'{self.owner} {str(self.tap)!r} ({levels if self.stage is None else "RoIs"})'
 
 
 def as_levels(output: Any) -> list[Tensor]:
@@ -48,19 +56,23 @@ def as_levels(output: Any) -> list[Tensor]:
     return [output] if isinstance(output, Tensor) else list(output)
 
 
-def measure(output: Any, input_size: int) -> tuple[Level, ...]:
+def measure(output: Any, input_size: int, scale: float = 1) -> tuple[Level, ...]:
     """Channels and strides of the (N, C, H, W) maps in ``output``, computed from a square image.
 
     Args:
         output: A tensor or a sequence of tensors; anything else has no levels.
         input_size: Side of the image in pixels.
+        scale: Pixels of the image per pixel of the student's.
     """
     if not isinstance(output, (Tensor, list, tuple)):
         return ()
     maps = as_levels(output)
     if not all(isinstance(m, Tensor) and m.ndim == 4 for m in maps):
         return ()
-    return tuple(Level(m.shape[1], round(input_size / m.shape[-1])) for m in maps)
+    strides = [round(input_size / m.shape[-1]) for m in maps]
+    if scale != 1:
+        strides = [stride / scale for stride in strides]
+    return tuple(Level(m.shape[1], stride) for m, stride in zip(maps, strides))
 
 
 def pair_levels(
@@ -68,36 +80,73 @@ def pair_levels(
 ) -> list[tuple[int, int]]:
     """Indices (student, teacher) of the levels that have the same stride.
 
+    Where there is none of exactly the same, as with a teacher of another resolution, it is the
+    nearest that is less than half an octave away.
+
     Args:
         student: The student's tap.
         teacher: The teacher's tap.
-        levels: Indices of the student's levels to use; None takes all.
+        levels: Indices of the student's levels to use, each of which needs a partner; None takes
+            those that have one.
 
     Raises:
-        ValueError: If a level that is used has no partner, or ``levels`` is out of range.
+        ValueError: If a level of ``levels`` has no partner or is out of range, or none has one.
     """
     if not student.levels or not teacher.levels:
         raise ValueError(
             f'feature maps of shape (N, C, H, W) are expected, but got {student} and {teacher}; '
             f'tap the neck, or choose an output with index='
         )
-    wanted = range(len(student.levels)) if levels is None else levels
-    strides = [level.stride for level in teacher.levels]
-    pairs = []
-    for i in wanted:
+    partners = [_nearest(level.stride, teacher) for level in student.levels]
+    common = [i for i, partner in enumerate(partners) if partner is not None]
+    if not common:
+        raise ValueError(
+            f'the pyramids do not fit: {student} and {teacher} (channels@stride) have no stride in '
+            f"common. Tap other modules of the two, with tap= and teacher_tap=, such as 'neck'"
+        )
+    for i in [] if levels is None else levels:
         if not 0 <= i < len(student.levels):
             raise ValueError(
-                f'levels={list(wanted)}: {student} has the levels 0 to {len(student.levels) - 1}'
+                f'levels={list(levels)}: {student} has the levels 0 to {len(student.levels) - 1}'
             )
-        stride = student.levels[i].stride
-        if stride not in strides:
+        if partners[i] is None:
             raise ValueError(
-                f'the pyramids do not fit: level {i} of {student} has stride {stride}, '
-                f'{teacher} has no such level. Choose levels= among '
-                f'{[n for n, level in enumerate(student.levels) if level.stride in strides]}'
+                f'the pyramids do not fit: level {i} of {student} has stride '
+                f'{student.levels[i].stride:g}, {teacher} has no such level. Choose levels= among '
+                f'{common}'
             )
-        pairs.append((i, strides.index(stride)))
-    return pairs
+    return [(i, partners[i]) for i in (common if levels is None else levels)]
+
+
+def _nearest(stride: float, teacher: Tapped) -> Optional[int]:
+    """Index of the teacher's level of that stride."""
+    octaves = [abs(math.log2(level.stride / stride)) for level in teacher.levels]
+    nearest = min(range(len(octaves)), key=octaves.__getitem__)
+    return nearest if octaves[nearest] < 0.5 else None
+
+
+def left_out(student: Tapped, teacher: Tapped, pairs: Sequence[tuple[int, int]]) -> str:
+    """The levels that are in no pair, in words; empty if there are none."""
+    rest = []
+    for tapped, used in zip((student, teacher), zip(*pairs)):
+        levels = [str(level) for n, level in enumerate(tapped.levels) if n not in used]
+        rest += [f"the {tapped.owner}'s {', '.join(levels)}"] if levels else []
+    return ' and '.join(rest)
+
+
+def match_size(student: Tensor, teacher: Tensor) -> Tensor:
+    """The student's map, resized bilinearly if the teacher's has another size.
+
+    Args:
+        student: Shape (N, C, H, W).
+        teacher: Shape (N, C', H', W').
+
+    Returns:
+        Shape (N, C, H', W').
+    """
+    if student.ndim != 4 or student.shape[2:] == teacher.shape[2:]:
+        return student
+    return F.interpolate(student, teacher.shape[2:], mode='bilinear', align_corners=False)
 
 
 def projection(in_channels: int, out_channels: int) -> nn.Module:

@@ -1,5 +1,6 @@
 """The Distiller: an unedited student with a frozen teacher beside it."""
 
+import copy
 import inspect
 from collections.abc import Sequence
 from typing import Any, Optional, Union
@@ -11,27 +12,16 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmkd_fm.generators import preserved_generators
-from mmkd_fm.models.alignment import Tapped, measure
-from mmkd_fm.models.preprocessor import TwoViewPreprocessor
-from mmkd_fm.models.taps import (
-    Records,
-    Tap,
-    Taps,
-    find_module,
-    make_taps,
-    read,
-    record,
-    tap_paths,
-    tensors,
-)
+from mmkd_fm.models.alignment import left_out
+from mmkd_fm.models.preprocessor import TwoViewPreprocessor, common_part
+from mmkd_fm.models.probe import Measured, measure_taps, without_modules
+from mmkd_fm.models.roi import RoIStage, rescale, stages_of
+from mmkd_fm.models.taps import Records, Taps, make_taps, read, record, tap_paths, tensors
 from mmkd_fm.models.teacher import FrozenTeacher
 from mmkd_fm.registry import MODELS, build_part
 
 EXTRAS = 'distill_losses'
 """Child that holds all that is trained besides the student; it stays out of `state_dict`."""
-
-_PROBE_SIZES = (128, 320, 512)
-"""Sides of the images that models are measured with; the first that a model takes."""
 
 
 @MODELS.register_module()
@@ -45,7 +35,7 @@ class Distiller(BaseModel):
 
     Args:
         student: Config of the student, as in its own config file.
-        teacher: Arguments of `FrozenTeacher`: config and checkpoint.
+        teacher: Arguments of `FrozenTeacher`: config, checkpoint and input_scale.
         losses: Name of each term and its config: a registered loss of (student, teacher), with
             `tap` (module path, of the teacher too unless `teacher_tap` is given) and optionally
             `index` (item of the module's output) and `teacher_index`. A loss that compares several
@@ -83,7 +73,7 @@ class Distiller(BaseModel):
         data_preprocessor: Optional[dict] = None,
     ) -> None:
         losses = _choose(losses, terms)
-        student = dict(student)
+        student = copy.deepcopy(dict(student))  # some models change their config
         if data_preprocessor is not None:
             student.setdefault('data_preprocessor', data_preprocessor)
         student_model: BaseModel = MODELS.build(student)
@@ -99,6 +89,8 @@ class Distiller(BaseModel):
         self._adopt(student_model)
         self.student_taps: dict[str, Taps] = {}
         self.teacher_taps: dict[str, Taps] = {}
+        self.teacher_tapped: dict[str, Measured] = {}
+        self.roi_stages: dict[str, tuple[RoIStage, RoIStage]] = {}  # of student and teacher
         with preserved_generators():
             torch.manual_seed(_run_seed() if seed is None else seed)
             self.add_module(EXTRAS, nn.ModuleDict(self._build_losses(losses)))
@@ -133,14 +125,21 @@ class Distiller(BaseModel):
             losses[name] = build_part(cfg, 'Loss')
         if not losses:
             return losses
-        measured = [_measure(self.student, self.student_taps, 'student')]
+        measured = [measure_taps(self.student, self.student_taps, 'student')]
         if self.teacher is not None:
-            measured.append(_measure(self.teacher.model, self.teacher_taps, 'teacher'))
+            of_teacher = measure_taps(
+                self.teacher.model, self.teacher_taps, 'teacher', self.teacher.input_scale
+            )
+            measured.append(of_teacher)
+            self.teacher_tapped = without_modules(of_teacher)  # copies and pickles have no teacher
         for name, loss in losses.items():
             tapped = [owner[name] for owner in measured]
+            stages = stages_of(name, *tapped)
+            if stages:
+                self.roi_stages[name] = stages
             if hasattr(loss, 'connect'):
                 loss.connect(*tapped)
-            print_log(f'distillation {name}: {" <- ".join(map(_describe, tapped))}', 'current')
+            print_log(f'distillation {name}: {_describe(loss, tapped)}', 'current')
         return losses
 
     def init_weights(self) -> None:
@@ -200,20 +199,29 @@ class Distiller(BaseModel):
                     "teacher_inputs is missing; it comes from this model's data_preprocessor with "
                     'training=True'
                 )
-            teacher_records = self.teacher.forward(
-                teacher_inputs, tap_paths(self.teacher_taps.values())
-            )
-        with record(self.student, tap_paths(self.student_taps.values())) as records:
+            teacher_records = self.teacher.forward(teacher_inputs, self.teacher_paths)
+        extractors = {stage.extractor for stage, _ in self.roi_stages.values()}
+        paths = tap_paths(self.student_taps.values())
+        with record(self.student, paths, inputs=extractors) as records:
             losses = dict(self.student(inputs, data_samples, mode='loss'))
         if self.task_loss_weight != 1:
             losses = {
                 k: _scale(v, self.task_loss_weight) if 'loss' in k else v for k, v in losses.items()
             }
         terms: dict[str, Tensor] = {}
+        scored: dict[tuple[RoIStage, RoIStage], Tensor] = {}
         for name, loss in self.distill_losses.items():
             outputs = [read(records, self.student_taps[name], self.student)]
-            if self.teacher is not None:
-                outputs.append(read(teacher_records, self.teacher_taps[name], self.teacher.model))
+            if name in self.roi_stages:
+                stages = self.roi_stages[name]
+                if stages not in scored:
+                    scored[stages] = self._score_rois(stages, records, teacher_records)
+                outputs.append(scored[stages])
+            elif self.teacher is not None:
+                output = read(teacher_records, self.teacher_taps[name], self.teacher.model)
+                views = inputs.shape[-2:], teacher_inputs.shape[-2:]
+                tapped = self.teacher_tapped[name]
+                outputs.append(common_part(output, tapped, *views, self.teacher.input_scale))
             more = dict(data_samples=data_samples) if _takes_data_samples(loss) else {}
             terms.update(_named(name, loss(*outputs, **more)))
         taken = sorted(set(terms) & set(losses))
@@ -226,6 +234,22 @@ class Distiller(BaseModel):
         _check_finite(terms, teacher_records)
         losses.update(terms)
         return losses
+
+    @property
+    def teacher_paths(self) -> set[str]:
+        """Paths of the teacher's modules that its forward has to reach."""
+        taps = [tap for name, tap in self.teacher_taps.items() if name not in self.roi_stages]
+        return tap_paths(taps) | {stage.pyramid for _, stage in self.roi_stages.values()}
+
+    def _score_rois(
+        self, stages: tuple[RoIStage, RoIStage], records: Records, teacher_records: Records
+    ) -> Tensor:
+        """Logits of the teacher's box head for the RoIs that the student's has scored."""
+        of_student, of_teacher = stages
+        rois = rescale(of_student.rois(records), self.teacher.input_scale)
+        scores = of_teacher.score(self.teacher.model, teacher_records, rois)
+        teacher_records.setdefault(of_teacher.head, []).append((scores, ()))  # to be checked
+        return scores
 
     def train(self, mode: bool = True) -> 'Distiller':
         """Set the student's mode; the teacher stays in eval mode."""
@@ -292,56 +316,11 @@ def _takes_data_samples(loss: nn.Module) -> bool:
     return 'data_samples' in inspect.signature(loss.forward).parameters
 
 
-def _describe(tapped: Union[Tapped, dict[str, Tapped]]) -> str:
-    return ' and '.join(map(str, tapped.values())) if isinstance(tapped, dict) else str(tapped)
-
-
-def _measure(
-    model: nn.Module, taps: dict[str, Taps], owner: str
-) -> dict[str, Union[Tapped, dict[str, Tapped]]]:
-    """Channels and strides at each tap, from one small forward that leaves no trace.
-
-    Raises:
-        ValueError: If the forward does not get as far as the taps.
-    """
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        records, size = _probe(model, tap_paths(taps.values()), owner)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-
-    def tapped(tap: Tap) -> Tapped:
-        levels = measure(read(records, tap, model), size)
-        return Tapped(owner, tap, find_module(model, tap.path), levels)
-
-    return {
-        name: {part: tapped(tap) for part, tap in t.items()} if isinstance(t, dict) else tapped(t)
-        for name, t in taps.items()
-    }
-
-
-@torch.no_grad()
-def _probe(model: nn.Module, paths: set[str], owner: str) -> tuple[Records, int]:
-    """What is recorded at ``paths`` for a blank image, and its side in pixels."""
-    for size in _PROBE_SIZES:
-        image = torch.zeros(1, 3, size, size)
-        with record(model, paths) as records:
-            try:
-                model(image, mode='tensor')  # to its end, so that a module called twice is seen
-            except Exception as error:  # two-stage heads need proposals; often all is recorded then
-                reason = error
-            else:
-                return records, size
-        if all(records.values()):
-            return records, size
-    missed = sorted(path for path, calls in records.items() if not calls)
-    raise ValueError(
-        f'the {owner} ({type(model).__name__}) does not get as far as {", ".join(missed)} on a '
-        f'blank image without labels: {type(reason).__name__}: {reason}. Heads that work on '
-        f"proposals or queries can't be tapped so; tap 'neck' or 'backbone'"
-    ) from reason
+def _describe(loss: nn.Module, tapped: Sequence[Measured]) -> str:
+    """What is compared with what."""
+    names = [' and '.join(map(str, t.values())) if isinstance(t, dict) else str(t) for t in tapped]
+    rest = left_out(*tapped, loss.pairs) if len(tapped) == 2 and hasattr(loss, 'pairs') else ''
+    return ' <- '.join(names) + (f'; left out: {rest}' if rest else '')
 
 
 def _forgive_missing_extras(module: nn.Module, incompatible) -> None:

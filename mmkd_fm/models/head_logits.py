@@ -1,38 +1,50 @@
 """What the logits of a head mean, read from the head: its loss, `cls_out_channels`, `reg_max`."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Optional, Union
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmkd_fm.functional.forms import precise
 from mmkd_fm.models.alignment import Tapped
+from mmkd_fm.models.classes import NamedMap
 
 TAPS = "tap='bbox_head', index=0"
 
 
 @dataclass(frozen=True)
 class HeadLogits:
-    """Rows of a dense head: one for each location and anchor.
+    """Rows of a dense head: one for each location and anchor; or one for each RoI.
 
     Attributes:
         channels: Logits in a row, the background's included.
         sigmoid: Whether they are those of sigmoids, one for each class; else they are a softmax's,
             whose last class is the background.
         activated: Whether the head gives the probabilities instead, as that of TOOD does.
-        grid: Anchors and stride of each level.
+        grid: Anchors and stride of each level; empty for RoIs.
     """
 
     channels: int
     sigmoid: bool
     activated: bool
-    grid: tuple[tuple[int, int], ...]
+    grid: tuple[tuple[int, float], ...]
 
     def __str__(self) -> str:
         kind = 'sigmoids' if self.sigmoid else 'a softmax with the background as its last class'
-        grid = ', '.join(f'{anchors}@{stride}' for anchors, stride in self.grid)
-        return f'{self.channels} channels ({kind}), anchors@stride {grid}'
+        grid = ', '.join(f'{anchors}@{stride:g}' for anchors, stride in self.grid)
+        rows = f'anchors@stride {grid}' if grid else 'a row for each RoI'
+        return f'{self.channels} channels ({kind}), {rows}'
+
+    @property
+    def strides(self) -> list[float]:
+        """Stride of each level."""
+        return [stride for _, stride in self.grid]
+
+    def at(self, levels: Sequence[int]) -> 'HeadLogits':
+        """These levels alone."""
+        return replace(self, grid=tuple(self.grid[i] for i in levels))
 
     def logits(self, rows: Tensor) -> Tensor:
         """Logits of what the head gives, in float32 at least."""
@@ -50,16 +62,19 @@ class HeadLogits:
 
 def is_classifier(tapped: Tapped) -> bool:
     """Whether the output is no feature maps and the module no dense head."""
-    return not tapped.levels and not hasattr(tapped.module, 'cls_out_channels')
+    dense = tapped.levels or hasattr(tapped.module, 'cls_out_channels')
+    return not dense and tapped.stage is None
 
 
 def read_head(tapped: Tapped, loss: str) -> HeadLogits:
-    """What the class scores of a dense head are.
+    """What the class scores of a dense head, or of a box head that scores RoIs, are.
 
     Raises:
-        ValueError: If they are no class scores of a dense head, or the head does not say what kind
-            of scores.
+        ValueError: If they are no class scores of such a head, or it does not say what kind of
+            scores.
     """
+    if tapped.stage is not None:
+        return _read_box_head(tapped, loss)
     head = tapped.module
     channels = getattr(head, 'cls_out_channels', None)
     objective = getattr(head, 'loss_cls', None)
@@ -77,6 +92,37 @@ def read_head(tapped: Tapped, loss: str) -> HeadLogits:
         bool(getattr(objective, 'activated', False)),
         tuple((level.channels // channels, level.stride) for level in tapped.levels),
     )
+
+
+def _read_box_head(tapped: Tapped, loss: str) -> HeadLogits:
+    head = tapped.module
+    objective = getattr(head, 'loss_cls', None)
+    softmax = getattr(objective, 'use_sigmoid', None) is False
+    if tapped.tap.index != 0 or not softmax or getattr(head, 'custom_cls_channels', False):
+        raise ValueError(
+            f'{loss} needs the class scores of a box head, a softmax with the background as its '
+            f'last class: index=0 of a head with CrossEntropyLoss(use_sigmoid=False); but got '
+            f'{tapped} of {type(head).__name__} with {type(objective).__name__}. Distil features '
+            f"(tap='neck') where the head has another loss"
+        )
+    return HeadLogits(head.num_classes + 1, sigmoid=False, activated=False, grid=())
+
+
+def check_no_queries(model: nn.Module, path: str) -> None:
+    """Refuse the heads of detection transformers.
+
+    Raises:
+        ValueError: If the head at ``path`` scores queries.
+    """
+    head = path.partition('.')[0]
+    owners = (model, getattr(model, head, None))
+    if head.endswith('head') and any(hasattr(o, 'num_queries') for o in owners):
+        raise ValueError(
+            f'tap {path!r}: the head of {type(model).__name__} scores queries. Queries have no '
+            f"order: the student's and the teacher's look for different objects and do not "
+            f'correspond, so their outputs can not be compared one by one. Distil features '
+            f"instead: tap='neck' with FMKTLoss or PKDLoss"
+        )
 
 
 def read_bins(tapped: Tapped, scores: HeadLogits, loss: str) -> int:
@@ -98,27 +144,62 @@ def read_bins(tapped: Tapped, scores: HeadLogits, loss: str) -> int:
 
 
 def check_same_rows(
-    student: HeadLogits, teacher: HeadLogits, class_map: Optional[list[int]], loss: str
+    student: HeadLogits,
+    teacher: HeadLogits,
+    class_map: Optional[list[int]],
+    anchors: str,
+    loss: str,
 ) -> None:
     """Refuse two heads whose rows do not correspond.
 
+    Args:
+        student: Of the student.
+        teacher: Of the teacher.
+        class_map: See `LogitLoss`.
+        anchors: See `LogitLoss`.
+        loss: Name of the loss.
+
     Raises:
-        ValueError: If kinds, classes, anchors or strides differ.
+        ValueError: If kinds, classes, strides or, unless they are reduced, anchors differ.
     """
+    if bool(student.grid) != bool(teacher.grid):
+        raise ValueError(
+            f'{loss} can not compare scores of RoIs with scores of locations: no row of one '
+            f'belongs to a row of the other. The student has {student}, the teacher {teacher}. '
+            f"Distil features instead: tap='neck' with FMKTLoss or PKDLoss"
+        )
     if student.sigmoid != teacher.sigmoid:
         raise ValueError(
             f'{loss} can not compare a softmax that has a background class with sigmoids, which '
             f'have none: the student has {student}, the teacher {teacher}. Take a teacher with the '
             f"student's kind of loss, or distil features (FMKTLoss, PKDLoss)"
         )
-    if student.grid != teacher.grid:
+    if anchors == 'max' and not student.sigmoid:
+        raise ValueError(
+            f"{loss}: anchors='max' takes the best anchor for each class, which sigmoids of dense "
+            f'heads have; the student has {student}. Leave it out'
+        )
+    equal = student.grid == teacher.grid
+    if not equal and not (anchors == 'max' and student.strides == teacher.strides):
         raise ValueError(
             f'{loss} compares logits location by location, so the levels, anchors and classes of '
             f'both heads must be equal, but the student has {student}, the teacher {teacher}. '
-            f'Distil features instead (FMKTLoss, PKDLoss)'
+            f'{_remedies(student, teacher, anchors)}istil features instead (FMKTLoss, PKDLoss)'
         )
     background = 0 if student.sigmoid else 1
     check_classes(student.channels - background, teacher.channels - background, class_map, loss)
+
+
+def _remedies(student: HeadLogits, teacher: HeadLogits, anchors: str) -> str:
+    """What makes other grids comparable, up to the D of "Distil"."""
+    common = [i for i, stride in enumerate(student.strides) if stride in teacher.strides]
+    ours = [student.grid[i] for i in common]
+    result = ''
+    if common and student.strides != teacher.strides:
+        result = f'levels={common} takes the levels that both have. '
+    if anchors != 'max' and student.sigmoid and not set(ours) <= set(teacher.grid):
+        result += "anchors='max' compares the best anchor of each location. "
+    return f'{result}Or d' if result else 'D'
 
 
 def check_classes(student: int, teacher: int, class_map: Optional[list[int]], loss: str) -> None:
@@ -135,6 +216,14 @@ def check_classes(student: int, teacher: int, class_map: Optional[list[int]], lo
                 f"the teacher's, or -1 where it has none; or distil features"
             )
         return
+    if isinstance(class_map, NamedMap):
+        for owner, classes in (('student', student), ('teacher', teacher)):
+            names = getattr(class_map, owner)
+            if len(names) != classes:
+                raise ValueError(
+                    f'{loss}: class_map.{owner} names {len(names)} classes, but the {owner} has '
+                    f'{classes}; name all of them, in the order of its logits'
+                )
     if len(class_map) != student or not all(-1 <= i < teacher for i in class_map):
         raise ValueError(
             f"{loss}: class_map has an index for each of the student's {student} classes, from 0 "

@@ -1,21 +1,27 @@
 """One raw batch, two views: the student's and the teacher's."""
 
-from collections.abc import Callable
-from typing import Optional
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Optional, Union
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
-from mmkd_fm.models.teacher import FrozenTeacher
+from mmkd_fm.models.alignment import Tapped
+from mmkd_fm.models.teacher import FrozenTeacher, rescale
 
 
 class TwoViewPreprocessor(nn.Module):
     """The student's data preprocessor, with the teacher's view added in training.
 
-    The teacher's view is made from the raw images, with its own mean, std, channel order and
-    padding, not by undoing the student's. Batch augmentations run once, on both views together.
-    Where both views are the same they share one tensor. Everything else is the student's
+    The teacher's view is made from the raw images, with its own resolution, mean, std, channel
+    order and padding, not by undoing the student's. It is padded further where the student's view
+    goes on beyond it, so that it shows all that the student sees; where it goes on beyond the
+    student's, `common_part` cuts the teacher's maps. Batch augmentations run once, on both views
+    together, at the student's resolution: the teacher sees what they give, resized and padded its
+    own way. Where both views are the same they share one tensor. Everything else is the student's
     preprocessor.
 
     Args:
@@ -27,7 +33,8 @@ class TwoViewPreprocessor(nn.Module):
         super().__init__()
         self.student = student
         self._teacher = teacher
-        self.same_view = _view(student) == _view(teacher.model.data_preprocessor)
+        own = teacher.model.data_preprocessor
+        self.same_view = teacher.input_scale == 1 and _view(student) == _view(own)
         self.batch_augments: Optional[Callable] = getattr(student, 'batch_augments', None)
         if self.batch_augments is not None:
             student.batch_augments = None
@@ -41,30 +48,28 @@ class TwoViewPreprocessor(nn.Module):
 
         Returns:
             The student's `inputs` and `data_samples`, in training `teacher_inputs` too, of shape
-            (N, 3, H, W).
+            (N, 3, H', W').
         """
         if not training:
             return self.student(data, False)
         data = self.student.cast_data(data)
         views: list[Tensor] = []
         if not self.same_view:
-            teacher = self._teacher.model.data_preprocessor
-            teacher._device = self.student.device
-            views = [teacher(dict(inputs=data['inputs']), False)['inputs']]
+            self._teacher.model.data_preprocessor._device = self.student.device
+            scale = None if self.batch_augments is None else 1  # else resized afterwards
+            views = [self._teacher.view(data['inputs'], scale)]
         result = self.student(data, True)
         views = [result['inputs'], *views]
         if self.batch_augments is not None:
             views = self._augment(views, result)
+        if not self.same_view:
+            views[1] = self._cover(views[1], views[0])
         return dict(result, inputs=views[0], teacher_inputs=views[-1])
 
     def _augment(self, views: list[Tensor], result: dict) -> list[Tensor]:
         """Apply the batch augmentations once, to all views stacked along the channels."""
-        sizes = {tuple(view.shape[-2:]) for view in views}
-        if len(sizes) > 1:
-            raise ValueError(
-                f'batch augmentations need both views of one size, but padding gives {sizes}; set '
-                f'pad_size_divisor of the student and of the teacher to the same value'
-            )
+        size = views[0].shape[-2:]
+        views = [views[0], *(_resize_canvas(view, size, self._pad_value) for view in views[1:])]
         channels = [view.shape[1] for view in views]
         inputs = torch.cat(views, dim=1) if len(views) > 1 else views[0]
         samples = result['data_samples']
@@ -76,7 +81,21 @@ class TwoViewPreprocessor(nn.Module):
             inputs, scores = self.batch_augments(inputs, scores)
             samples = [s.set_gt_score(score) for s, score in zip(samples, scores)]
         result['data_samples'] = samples
-        return list(inputs.split(channels, dim=1))
+        student, *others = inputs.split(channels, dim=1)
+        return [student, *(rescale(view, self._teacher.input_scale) for view in others)]
+
+    def _cover(self, view: Tensor, student: Tensor) -> Tensor:
+        """Pad the teacher's view to all that the student's shows, and to its own divisor."""
+        divisor = getattr(self._teacher.model.data_preprocessor, 'pad_size_divisor', 1)
+        size = [
+            divisor * _cells(max(own, _pixels(other, self._teacher.input_scale)), divisor)
+            for own, other in zip(view.shape[-2:], student.shape[-2:])
+        ]
+        return _resize_canvas(view, size, self._pad_value)
+
+    @property
+    def _pad_value(self) -> float:
+        return getattr(self._teacher.model.data_preprocessor, 'pad_value', 0)
 
     def __getattr__(self, name: str):
         try:
@@ -96,3 +115,62 @@ def _view(preprocessor: nn.Module) -> tuple:
         getattr(preprocessor, 'pad_size_divisor', 1),
         getattr(preprocessor, 'pad_value', 0),
     )
+
+
+def common_part(
+    output: Any,
+    tapped: Union[Tapped, dict[str, Tapped]],
+    student: Sequence[int],
+    teacher: Sequence[int],
+    scale: float = 1.0,
+) -> Any:
+    """Cut the teacher's maps to what the student sees, where its view goes on beyond that.
+
+    Both views begin at the same corner of the images. So what is left of a map has its locations
+    where the student's has them (at equal strides), while a resize would stretch one view onto the
+    other.
+
+    Args:
+        output: What a tap gave in the teacher: maps of shape (N, C, H, W), or a dict of such.
+        tapped: The tap as measured, with its strides in pixels of the student.
+        student: Height and width of the student's view.
+        teacher: Height and width of the teacher's view, in its own pixels.
+        scale: `FrozenTeacher.input_scale`.
+
+    Returns:
+        ``output`` itself where it has no maps or the views end together.
+    """
+    if isinstance(output, dict) and isinstance(tapped, dict):
+        return {
+            name: common_part(part, tapped[name], student, teacher, scale)
+            for name, part in output.items()
+        }
+    beyond = [own > _pixels(other, scale) for own, other in zip(teacher, student)]
+    if not any(beyond) or not isinstance(tapped, Tapped) or not tapped.levels:
+        return output
+    maps = [output] if isinstance(output, Tensor) else output
+    cut = []
+    for level, of_level in zip(maps, tapped.levels):
+        rows, columns = (
+            _cells(other, of_level.stride) if cuts else None for other, cuts in zip(student, beyond)
+        )
+        cut.append(level[..., :rows, :columns])
+    return cut[0] if isinstance(output, Tensor) else tuple(cut)
+
+
+def _pixels(length: int, scale: float) -> int:
+    """Pixels of a length that is resized, as `rescale` gives them."""
+    return math.floor(round(length * scale, 6))
+
+
+def _cells(length: int, size: float) -> int:
+    """Cells that cover a length."""
+    return math.ceil(round(length / size, 6))
+
+
+def _resize_canvas(view: Tensor, size: Sequence[int], value: float) -> Tensor:
+    """Pad or cut below and on the right; what is cut is padding."""
+    more = [new - old for new, old in zip(size, view.shape[-2:])]
+    if not any(more):
+        return view
+    return F.pad(view, (0, more[1], 0, more[0]), value=value)

@@ -100,7 +100,12 @@ def tensors(output: Any) -> list[Tensor]:
 
 
 @contextmanager
-def record(model: nn.Module, paths: Iterable[str], stop_early: bool = False) -> Iterator[Records]:
+def record(
+    model: nn.Module,
+    paths: Iterable[str],
+    stop_early: bool = False,
+    inputs: Iterable[str] = (),
+) -> Iterator[Records]:
     """Record the outputs of the modules at ``paths`` while the context is open.
 
     Args:
@@ -108,16 +113,18 @@ def record(model: nn.Module, paths: Iterable[str], stop_early: bool = False) -> 
         paths: Module paths.
         stop_early: End the forward as soon as every module has given an output, so that nothing
             behind the deepest tap is computed.
+        inputs: Paths of modules whose positional arguments are recorded instead.
 
     Yields:
-        For each path the list of its outputs, one per call; read them with `read`.
+        For each path the list of its outputs, or arguments, one per call; read them with `read`.
 
     Example:
         >>> with record(detector, ['neck']) as records:
         ...     detector(images)
         >>> pyramid = read(records, Tap('neck'), detector)
     """
-    records: Records = {path: [] for path in paths}
+    inputs = set(inputs)
+    records: Records = {path: [] for path in {*paths, *inputs}}
     modules = {path: find_module(model, path) for path in records}
     originals = {path: module.__dict__.get('forward') for path, module in modules.items()}
 
@@ -125,7 +132,8 @@ def record(model: nn.Module, paths: Iterable[str], stop_early: bool = False) -> 
         @wraps(forward)
         def call(*args, **kwargs):
             output = forward(*args, **kwargs)
-            records[path].append((output, tuple(t._version for t in tensors(output))))
+            kept = args if path in inputs else output
+            records[path].append((kept, tuple(t._version for t in tensors(kept))))
             if stop_early and all(records.values()):
                 raise _AllRecorded
             return output

@@ -1,12 +1,15 @@
 """The frozen teacher: built from its config, loaded strictly, never trained and never saved."""
 
 import hashlib
-from collections.abc import Iterable
+import math
+import os
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, Optional, Union
 from urllib.error import URLError
 
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.logging import print_log
@@ -20,6 +23,9 @@ from mmkd_fm.models.taps import Records, record
 # Keys that real zoo files hold besides the model's own.
 _FOREIGN_PREFIXES = ('data_preprocessor.', 'ema_')
 
+Images = Union[Tensor, Sequence[Tensor]]
+"""Raw images, each of shape (3, H, W), or stacked."""
+
 
 class FrozenTeacher:
     """A model beside the student, deliberately not an `nn.Module`.
@@ -32,17 +38,27 @@ class FrozenTeacher:
         config: Config of the teacher: a name such as 'mmdet::retinanet/...py', a file, or a dict
             with the key `model`. Its `init_cfg` is never used, so nothing is downloaded for it.
         checkpoint: File or URL of its weights, read by `load`.
+        input_scale: Size of its images over that of the student's, above 0: with 1.5 it sees them
+            at one and a half times the resolution.
 
     Raises:
-        ValueError: If the config has no model.
+        ValueError: If the config has no model, or doesn't say how the teacher sees images, or
+            ``input_scale`` is no factor.
 
     Example:
         >>> teacher = FrozenTeacher('mmdet::retinanet/retinanet_r101_fpn_1x_coco.py', 'r101.pth')
         >>> teacher.load(device='cpu')
     """
 
-    def __init__(self, config: Union[str, dict], checkpoint: Optional[str] = None) -> None:
+    def __init__(
+        self,
+        config: Union[str, dict],
+        checkpoint: Optional[str] = None,
+        input_scale: float = 1.0,
+    ) -> None:
+        _check_scale(input_scale)
         self.checkpoint = checkpoint
+        self.input_scale = input_scale
         self.is_loaded = False
         cfg = _read_config(config)
         if 'model' not in cfg:
@@ -52,6 +68,13 @@ class FrozenTeacher:
         model = cfg.model.copy()
         if 'data_preprocessor' in cfg:  # mmpretrain keeps it at the top level
             model.setdefault('data_preprocessor', cfg.data_preprocessor)
+        if model.get('data_preprocessor') is None:
+            raise ValueError(
+                'the teacher config has no `data_preprocessor`, so nothing says with which mean, '
+                'std and channel order it was trained; give its own complete config, or, if it '
+                "takes raw pixels, data_preprocessor=dict(type='DetDataPreprocessor') (of a "
+                "classifier: type='ClsDataPreprocessor')"
+            )
         with preserved_generators(), _scope(cfg.get('default_scope')):
             self.model: nn.Module = MODELS.build(model)
         self.model.requires_grad_(False)
@@ -74,6 +97,19 @@ class FrozenTeacher:
         if self.is_loaded:
             self.model._apply(fn)
             self.model._set_device(next(self.model.parameters()).device)
+
+    def view(self, images: Images, scale: Optional[float] = None) -> Tensor:
+        """Its own view of raw images: resized, normalised, ordered and padded its way.
+
+        Args:
+            images: The images, at the student's resolution.
+            scale: Factor of the resize; None takes `input_scale`.
+
+        Returns:
+            Shape (N, 3, H, W).
+        """
+        images = rescale(images, self.input_scale if scale is None else scale)
+        return self.model.data_preprocessor(dict(inputs=images), False)['inputs']
 
     @torch.no_grad()
     def forward(self, inputs: Tensor, paths: Iterable[str]) -> Records:
@@ -102,6 +138,30 @@ class FrozenTeacher:
         return _absent_teacher, ()
 
 
+def rescale(images: Images, factor: float) -> Images:
+    """Resize bilinearly, from the upper left corner on; smoothed where it shrinks.
+
+    Args:
+        images: As of `FrozenTeacher.view`; other sizes each, or stacked.
+        factor: New size over old; 1 changes nothing.
+    """
+    if factor == 1:
+        return images
+    if not isinstance(images, Tensor):
+        return [rescale(image[None], factor)[0] for image in images]
+    # the factor itself, not that of the rounded sizes: a pixel is where it is in any batch
+    return F.interpolate(images.float(), scale_factor=factor, mode='bilinear', antialias=factor < 1)
+
+
+def _check_scale(scale: float) -> None:
+    number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+    if not number or not 0 < scale < math.inf:
+        raise ValueError(
+            f"teacher.input_scale is a factor above 0, such as 1.5, the size of the teacher's "
+            f"images over that of the student's, but got {scale!r}; leave it out for the same size"
+        )
+
+
 def _absent_teacher() -> None:
     """What a pickled teacher becomes: it stays out of every file."""
     return None
@@ -120,7 +180,22 @@ def _scope(name: Optional[str]):
 def _read_config(config: Union[str, dict]) -> Config:
     if isinstance(config, dict):
         return Config(ConfigDict(config))
-    return get_config(config) if '::' in config else Config.fromfile(config)
+    if '::' in config:
+        return get_config(config)
+    if not os.path.isfile(os.path.expanduser(config)):
+        raise ValueError(
+            f"teacher config {config!r} does not exist; set model.teacher.config to the teacher's "
+            f"config file, or to a name such as 'mmdet::retinanet/retinanet_r101_fpn_1x_coco.py'"
+            f'{_looked_up(config)}'
+        )
+    return Config.fromfile(os.path.expanduser(config))
+
+
+def _looked_up(path: str) -> str:
+    """Where a relative path leads to: elsewhere when a run is resumed in another directory."""
+    if os.path.isabs(os.path.expanduser(path)):
+        return ''
+    return f'. It was looked up from {os.getcwd()}: give an absolute path to start from anywhere'
 
 
 def _read_state_dict(checkpoint: Optional[str]) -> dict[str, Tensor]:
@@ -130,7 +205,9 @@ def _read_state_dict(checkpoint: Optional[str]) -> dict[str, Tensor]:
     try:
         loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     except FileNotFoundError as error:
-        raise ValueError(f'teacher checkpoint {checkpoint!r} does not exist; {remedy}') from error
+        raise ValueError(
+            f'teacher checkpoint {checkpoint!r} does not exist; {remedy}{_looked_up(checkpoint)}'
+        ) from error
     except (URLError, OSError) as error:
         if '://' not in checkpoint:
             raise ValueError(f'teacher checkpoint {checkpoint!r}: {error}') from error

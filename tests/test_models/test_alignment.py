@@ -2,8 +2,18 @@ import pytest
 import torch
 from torch import nn
 
-from mmkd_fm.models.alignment import Level, Tapped, measure, pair_levels, projection
+from mmkd_fm.models.alignment import (
+    Level,
+    Tapped,
+    left_out,
+    match_size,
+    measure,
+    pair_levels,
+    projection,
+)
 from mmkd_fm.models.taps import Tap
+
+P3_TO_P7 = (8, 16, 32, 64, 128)
 
 
 def tapped(owner, channels, strides):
@@ -49,8 +59,47 @@ def test_a_level_without_a_partner_is_named():
     student, teacher = tapped('student', 4, (8, 16, 128)), tapped('teacher', 8, (4, 8, 16))
     message = r"level 2 of student 'neck' \(4@8, 4@16, 4@128\) has stride 128, teacher .*\[0, 1\]"
     with pytest.raises(ValueError, match=message):
-        pair_levels(student, teacher)
+        pair_levels(student, teacher, [0, 1, 2])
     assert pair_levels(student, teacher, [0, 1]) == [(0, 1), (1, 2)]
+
+
+def test_without_a_choice_the_common_levels_are_paired_and_the_others_told():
+    student, teacher = tapped('student', 4, P3_TO_P7), tapped('teacher', 8, (4, 8, 16, 32, 64))
+    pairs = pair_levels(student, teacher)
+    assert pairs == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert left_out(student, teacher, pairs) == "the student's 4@128 and the teacher's 8@4"
+    assert pair_levels(teacher, student) == [(j, i) for i, j in pairs]
+    assert left_out(student, student, pair_levels(student, student)) == ''
+
+
+@pytest.mark.parametrize('levels', [None, [0]])
+def test_pyramids_without_a_common_stride_are_refused(levels):
+    student, teacher = tapped('student', 4, (2, 4)), tapped('teacher', 4, (8, 16))
+    with pytest.raises(ValueError, match=r'do not fit.*4@2, 4@4.*4@8, 4@16.*no stride in common'):
+        pair_levels(student, teacher, levels)
+
+
+def test_levels_of_another_resolution_are_paired_with_the_nearest():
+    student = tapped('student', 4, P3_TO_P7)
+    finer = tapped('teacher', 4, [stride / 1.5 for stride in P3_TO_P7])
+    assert pair_levels(student, finer) == [(0, 1), (1, 2), (2, 3), (3, 4)]  # 8 with 10.7, not 5.3
+    twice = tapped('teacher', 4, [stride / 2 for stride in P3_TO_P7])
+    assert pair_levels(student, twice) == [(0, 1), (1, 2), (2, 3), (3, 4)]
+
+
+def test_strides_are_in_pixels_of_the_student():
+    maps = [torch.zeros(1, 3, size, size) for size in (16, 8)]
+    assert [level.stride for level in measure(maps, 128, scale=2)] == [4, 8]
+    assert [level.stride for level in measure(maps, 128)] == [8, 16]
+
+
+def test_a_map_is_resized_only_where_the_sizes_differ():
+    ramp = torch.arange(8.0).expand(2, 3, 8, 8)
+    assert match_size(ramp, torch.empty(2, 5, 8, 8)) is ramp
+    half = match_size(ramp, torch.empty(2, 5, 4, 4))
+    assert torch.equal(half, torch.arange(0.5, 8, 2).expand(2, 3, 4, 4))
+    vectors = torch.randn(2, 3)
+    assert match_size(vectors, torch.empty(2, 5)) is vectors
 
 
 @pytest.mark.parametrize('levels', [[3], [-1], [0, 5]])

@@ -4,6 +4,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.model import convert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import load_state_dict
@@ -454,13 +455,33 @@ def test_two_stage_models_can_be_tapped_before_their_heads(
     student.rpn_head.update(in_channels=16, feat_channels=16)
     student.roi_head.bbox_roi_extractor.out_channels = 16
     student.roi_head.bbox_head.update(in_channels=16, fc_out_channels=16, num_classes=3)
-    pkd = dict(PKD, levels=[1, 2, 3])  # P3 to P5 of the RetinaNet teacher
-    model = distiller(student=student, losses=dict(pkd=pkd))
-    assert model.distill_losses['pkd'].pairs == [(1, 0), (2, 1), (3, 2)]
+    model = distiller(student=student, losses=dict(pkd=PKD))
+    pairs = [(1, 0), (2, 1), (3, 2), (4, 3)]  # P3 to P6 of a RetinaNet
+    assert model.distill_losses['pkd'].pairs == pairs
     loss, losses = loss_of(model, raw_batch())
     loss.backward()
     assert {'loss_rpn_cls', 'loss_bbox', 'loss_pkd'} <= set(losses)
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_levels_that_are_left_out_are_told(distiller, retinanet, caplog):
+    student = retinanet()
+    student.neck.update(start_level=0, add_extra_convs=False)  # P2 to P6
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    distiller(student=student, losses=dict(pkd=PKD), load=False)
+    logger.removeHandler(caplog.handler)
+    assert (
+        "pkd: student 'neck' (16@4, 16@8, 16@16, 16@32, 16@64) <- teacher 'neck' (24@8, 24@16, "
+        "24@32, 24@64, 24@128); left out: the student's 16@4 and the teacher's 24@128"
+    ) in caplog.text
+
+
+def test_a_config_is_not_changed_by_building(distiller, retinanet):
+    student = retinanet()
+    before = copy.deepcopy(student)
+    distiller(student=student, load=False)
+    assert student == before
 
 
 def test_a_term_named_like_a_loss_of_the_student_is_refused(distiller, raw_batch, loss_of):

@@ -1,8 +1,14 @@
 import copy
+import os
 import pickle
+import re
+from collections import Counter
 
 import pytest
 import torch
+import torch.nn.functional as F
+from mmengine.hub import get_config
+from mmengine.logging import MMLogger
 from torch import nn
 
 from mmkd_fm.models.taps import Tap, read
@@ -70,12 +76,120 @@ def test_no_gradient_is_recorded(teacher):
     assert not any(module.training for module in teacher.model.modules())
 
 
-def test_head_is_not_run_for_a_neck_tap(teacher):
-    calls = []
-    for module in (teacher.model.bbox_head, teacher.model.bbox_head.retina_cls):
-        module.register_forward_hook(lambda *_: calls.append(1))
-    neck(teacher, torch.randn(1, 3, 64, 64))
-    assert not calls
+@pytest.mark.parametrize('scale', [0.5, 1.5])
+def test_features_at_another_resolution_are_those_of_the_plain_model(
+    distiller, teachers, build, raw_batch, scale
+):
+    plain = build(teachers['retinanet']['config']['model']).eval()
+    plain.load_state_dict(torch.load(teachers['retinanet']['checkpoint'])['state_dict'])
+    model = distiller(
+        teacher=dict(teachers['retinanet'], input_scale=scale),
+        losses=dict(pkd=dict(type='mmkd_fm.PKDLoss', tap='neck')),
+    )
+    batch = raw_batch()
+    resized = [
+        F.interpolate(x[None].float(), scale_factor=scale, mode='bilinear', antialias=scale < 1)
+        for x in batch['inputs']
+    ]
+    data = plain.data_preprocessor(dict(inputs=[x[0] for x in resized]), False)
+    expected = plain.extract_feat(data['inputs'])
+    views = model.data_preprocessor(copy.deepcopy(batch), True)
+    got = neck(model.teacher, views['teacher_inputs'])
+    assert all(torch.equal(a, b) for a, b in zip(got, expected))
+
+
+# only what the taps need is computed
+
+
+def small_yolox():
+    model = get_config('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py').model
+    model.backbone.update(deepen_factor=0.1, widen_factor=0.125)
+    model.neck.update(in_channels=[32, 64, 128], out_channels=16)
+    model.bbox_head.update(num_classes=3, in_channels=16, feat_channels=16)
+    return model
+
+
+def small_faster_rcnn():
+    model = get_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py').model
+    model.backbone.update(depth=18, base_channels=8, stem_channels=8, init_cfg=None)
+    model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+    model.rpn_head.update(in_channels=16, feat_channels=16)
+    model.roi_head.bbox_roi_extractor.out_channels = 16
+    model.roi_head.bbox_head.update(in_channels=16, fc_out_channels=16, num_classes=3)
+    return model
+
+
+@pytest.fixture
+def three_teachers(retinanet):
+    """Config of a small teacher by name."""
+    return {'retinanet': retinanet, 'yolox': small_yolox, 'faster_rcnn': small_faster_rcnn}
+
+
+# what turns outputs into boxes, losses or targets
+COSTLY = ('predict', 'predict_by_feat', 'loss', 'loss_by_feat', 'loss_and_predict', 'get_targets')
+
+
+def count_calls(model):
+    """Calls of each module's forward, and of the methods that a teacher never needs."""
+    calls = Counter()
+
+    def counted(owner, attribute, name):
+        function = getattr(owner, attribute)
+
+        def call(*args, **kwargs):
+            calls[name] += 1
+            return function(*args, **kwargs)
+
+        setattr(owner, attribute, call)
+
+    for path, module in model.named_modules():
+        counted(module, 'forward', path)
+        for method in filter(lambda name: hasattr(module, name), COSTLY):
+            counted(module, method, f'{path}.{method}()')
+    return calls
+
+
+def of_heads(calls):
+    return {name: n for name, n in calls.items() if 'head' in name or name.endswith('()')}
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'yolox', 'faster_rcnn'])
+def test_a_step_runs_the_teacher_once_and_no_deeper_than_its_neck(
+    kind, three_teachers, write_teacher, distiller, raw_batch, loss_of
+):
+    teacher = write_teacher(three_teachers[kind]())
+    losses = dict(
+        pkd=dict(type='mmkd_fm.PKDLoss', tap='neck'),
+        mse=dict(type='mmkd_fm.MSELoss', tap='backbone', levels=[1, 2], teacher_tap='backbone'),
+    )
+    if kind == 'yolox':  # its levels begin at stride 8
+        losses['pkd']['levels'] = [0, 1, 2]
+    if kind == 'faster_rcnn':  # its last level is the student's last but one
+        losses['pkd']['levels'] = [0, 1, 2, 3]
+    model = distiller(teacher=teacher, losses=losses)
+    calls = count_calls(model.teacher.model)
+    for step in (1, 2):
+        loss_of(model, raw_batch())
+        assert calls['backbone'] == calls['neck'] == calls[''] == step
+        assert set(calls.values()) <= {step, 2 * step}  # necks call some modules for two levels
+        assert of_heads(calls) == {}
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'yolox'])
+def test_logits_need_the_heads_forward_alone(
+    kind, three_teachers, write_teacher, distiller, raw_batch, loss_of, iteration
+):
+    iteration(0)  # the batch augmentation of YOLOX asks for it
+    config = three_teachers[kind]()
+    losses = dict(
+        kd=dict(type='mmkd_fm.KDLoss', tap='bbox_head', index=0, form='bernoulli', temperature=2),
+        pkd=dict(type='mmkd_fm.PKDLoss', tap='neck'),
+    )
+    model = distiller(student=config, teacher=write_teacher(config), losses=losses)
+    calls = count_calls(model.teacher.model)
+    loss_of(model, raw_batch())
+    assert calls['backbone'] == calls['neck'] == calls['bbox_head'] == 1
+    assert not any(name.endswith('()') for name in calls)
 
 
 def test_building_reads_no_file_and_draws_nothing(retinanet, generators):
@@ -120,6 +234,22 @@ def test_config_without_model_is_refused():
         FrozenTeacher(dict(type='RetinaNet'))
 
 
+@pytest.mark.parametrize('explicit', [False, True])
+def test_config_that_does_not_say_how_the_teacher_sees_images(written, explicit):
+    config = copy.deepcopy(written['config'])
+    del config['model']['data_preprocessor']
+    if explicit:
+        config['model']['data_preprocessor'] = None
+    with pytest.raises(ValueError, match='no `data_preprocessor`.*mean, std.*DetDataPreprocessor'):
+        FrozenTeacher(config, written['checkpoint'])
+
+
+@pytest.mark.parametrize('scale', [0, -1.5, float('inf'), float('nan'), '1.5', None, True])
+def test_input_scale_is_a_factor_above_0(written, scale):
+    with pytest.raises(ValueError, match=f'input_scale is a factor above 0.* but got {scale!r}; '):
+        FrozenTeacher(**written, input_scale=scale)
+
+
 def test_config_may_be_a_file_or_a_name(written, tmp_path):
     from mmengine.config import Config
 
@@ -154,6 +284,21 @@ def test_no_checkpoint(written, checkpoint):
 def test_missing_file(written):
     with pytest.raises(ValueError, match=r"'no/such.pth' does not exist; set model\.teacher"):
         FrozenTeacher(written['config'], 'no/such.pth').load('cpu')
+
+
+def test_a_relative_path_is_told_where_it_leads_to(written, tmp_path, monkeypatch):
+    folder = os.path.dirname(written['checkpoint'])
+    monkeypatch.chdir(folder)
+    FrozenTeacher(written['config'], 'teacher.pth').load('cpu')
+    monkeypatch.chdir(tmp_path)  # a run that is resumed elsewhere
+    remedy = f'looked up from {re.escape(str(tmp_path))}: give an absolute path'
+    with pytest.raises(ValueError, match=f"'teacher.pth' does not exist; set model.*{remedy}"):
+        FrozenTeacher(written['config'], 'teacher.pth').load('cpu')
+    with pytest.raises(ValueError, match=f"config 'teacher.py' does not exist; set.*{remedy}"):
+        FrozenTeacher('teacher.py')
+    with pytest.raises(ValueError, match="'/teacher.pth' does not exist.*") as error:
+        FrozenTeacher(written['config'], '/teacher.pth').load('cpu')
+    assert 'looked up' not in str(error.value)
 
 
 @pytest.mark.parametrize('keep', [0, 100, 0.5, -10])
@@ -195,10 +340,19 @@ def test_an_unexpected_key_is_an_error(state, load_state):
         load_state(state)
 
 
-def test_keys_that_zoo_files_hold_besides_are_ignored(state, load_state, teacher):
+def test_keys_that_zoo_files_hold_besides_are_ignored_and_logged(
+    state, load_state, teacher, caplog
+):
     expected = teacher.fingerprint()
     foreign = {'data_preprocessor.mean': torch.zeros(3, 1, 1), 'ema_bn1_weight': torch.zeros(8)}
-    assert load_state(dict(state, **foreign)).fingerprint() == expected
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    try:
+        assert load_state(dict(state, **foreign)).fingerprint() == expected
+    finally:
+        logger.removeHandler(caplog.handler)
+    message = "ignored 2 keys that are not the model's, such as 'data_preprocessor.mean'"
+    assert sum(message in record.getMessage() for record in caplog.records) == 1
 
 
 def test_keys_of_a_parallel_model_are_read(state, load_state, teacher):

@@ -1,4 +1,4 @@
-"""The rows of two dense heads: which correspond, how much each counts."""
+"""The rows of two heads: which correspond, how much each counts."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Optional, Union
@@ -9,8 +9,14 @@ from torch import Tensor
 
 from mmkd_fm.functional.chunks import Chunk, chunked_sum, chunks
 from mmkd_fm.functional.forms import precise
-from mmkd_fm.models.alignment import Tapped, as_levels
-from mmkd_fm.models.head_logits import ClassMap, check_same_rows, read_bins, read_head
+from mmkd_fm.models.alignment import Tapped, as_levels, pair_levels
+from mmkd_fm.models.head_logits import (
+    ClassMap,
+    HeadLogits,
+    check_same_rows,
+    read_bins,
+    read_head,
+)
 
 if TYPE_CHECKING:
     from mmkd_fm.models.losses.logit import LogitLoss
@@ -18,6 +24,10 @@ if TYPE_CHECKING:
 MONITORED_ROWS = 4096
 """Rows, evenly drawn, that the monitors are computed from."""
 
+PIECE = 2**20
+"""Elements of the larger of both maps in a piece, about."""
+
+ANCHORS = ('same', 'max')
 WEIGHTINGS = ('confidence', 'foreground', 'none')
 NORMALISERS = ('weight', 'rows', 'images')
 
@@ -25,7 +35,9 @@ Output = Union[Tensor, Sequence[Tensor], dict[str, Sequence[Tensor]]]
 
 
 class DenseRows:
-    """Which rows of two dense heads correspond, and how they are read.
+    """Which rows of two dense heads, or of two box heads on RoIs, correspond and how they are read.
+
+    Scores of RoIs are maps of a single location, one for each RoI.
 
     Args:
         student: Class scores, or a dict of `scores` and `boxes`.
@@ -48,11 +60,25 @@ class DenseRows:
             _check_parts(tapped, self.boxes, name)
         scores = [t['scores'] if isinstance(t, dict) else t for t in (student, teacher)]
         self.student, self.teacher = (read_head(tapped, name) for tapped in scores)
-        check_same_rows(self.student, self.teacher, loss.class_map, name)
+        self.pairs: Optional[list[tuple[int, int]]] = None
+        if loss.levels is not None:
+            self.pairs = pair_levels(*scores, loss.levels)
+            self.student = self.student.at([i for i, _ in self.pairs])
+            self.teacher = self.teacher.at([j for _, j in self.pairs])
+        check_same_rows(self.student, self.teacher, loss.class_map, loss.anchors, name)
+        self.of_rois = not self.student.grid
+        self.best_anchor = loss.anchors == 'max'
+        ratios = [t / s for (s, _), (t, _) in zip(self.student.grid, self.teacher.grid)]
+        self.piece = int(PIECE / max([1, *ratios]))
         self.classes = ClassMap(loss.class_map, background=not self.student.sigmoid)
         self.form = loss.form if self.student.sigmoid else 'softmax'
         self.channels = self.student.channels
         if isinstance(student, dict) and isinstance(teacher, dict):
+            if self.best_anchor or self.pairs:
+                raise ValueError(
+                    f'{name} compares the box distributions of all levels and anchors; leave '
+                    f'anchors= and levels= out'
+                )
             bins = [
                 read_bins(student['boxes'], self.student, name),
                 read_bins(teacher['boxes'], self.teacher, name),
@@ -73,27 +99,59 @@ class DenseRows:
         ignore: Optional[Sequence[Tensor]],
     ) -> dict[str, Tensor]:
         """The weighted loss, its monitors, and `confidence`, the mean of the teacher's."""
-        scores = as_levels(teacher['scores'] if isinstance(teacher, dict) else teacher)
-        ours, theirs = (
-            as_levels(output['boxes'] if isinstance(output, dict) else output)
-            for output in (student, teacher)
-        )
-        _check_maps(ours, theirs, same_channels=self.boxes or loss.class_map is None)
-        ignored = None if ignore is None else list(ignore)
-        if ignored is None and loss.ignore_padding and data_samples:
-            strides = [stride for _, stride in self.student.grid]
-            ignored = padding(ours, strides, data_samples)
+        part = 'boxes' if self.boxes else 'scores'
+        ours, theirs = self._maps(student, 0, part), self._maps(teacher, 1, part)
+        scores = self._maps(teacher, 1, 'scores')
+        same_channels = self.boxes or (loss.class_map is None and not self.best_anchor)
+        _check_maps(ours, theirs, same_channels)
+        ignored = None if ignore is None else self._choose(ignore, 0)
+        if ignored is None and loss.ignore_padding and data_samples and not self.of_rois:
+            ignored = padding(ours, self.student.strides, data_samples)
+        images = len(data_samples) if self.of_rois and data_samples else len(ours[0])
         walk = _Walk(self, loss, scores, theirs, ignored)
         with torch.autocast(ours[0].device.type, enabled=False):
             if loss.rowwise:
-                total, sums = chunked_sum(walk.sum, ours, self.channels)
-                value = total / _normaliser(loss.normaliser, sums, len(ours[0]))
+                total, sums = chunked_sum(walk.sum, ours, self.channels, self.piece)
+                value = total / _normaliser(loss.normaliser, sums, images)
             else:
                 value, sums = walk.gather(ours)
             result = dict(loss=loss.loss_weight * value)
             if sums.ndim:  # else there are no locations
                 result['confidence'] = sums[1] / sums[2].clamp(min=1)
             return {**result, **walk.monitors()}
+
+    def best(self, rows: Tensor, head: HeadLogits, level: int) -> Tensor:
+        """Where anchors are reduced, the best score for each class at a location.
+
+        Args:
+            rows: Shape (locations * anchors, C).
+            head: Whose they are.
+            level: Index of the level.
+
+        Returns:
+            Shape (locations, C).
+        """
+        if not self.best_anchor:
+            return rows
+        return rows.unflatten(0, (-1, head.grid[level][0])).amax(dim=1)
+
+    def num_rows(self, maps: Sequence[Tensor]) -> int:
+        """How many rows the maps of the teacher have."""
+        if self.best_anchor:
+            return sum(x.numel() // max(x.shape[1], 1) for x in maps)
+        return sum(x.numel() for x in maps) // self.channels
+
+    def _maps(self, output: Output, side: int, part: str) -> list[Tensor]:
+        """The maps that are compared: of the student (side 0) or the teacher (side 1)."""
+        output = output[part] if isinstance(output, dict) else output
+        if self.of_rois:
+            return [output[:, :, None, None]]
+        return self._choose(as_levels(output), side)
+
+    def _choose(self, levels: Sequence[Tensor], side: int) -> list[Tensor]:
+        if self.pairs is None:
+            return list(levels)
+        return [levels[pair[side]] for pair in self.pairs]
 
 
 class _Walk:
@@ -120,8 +178,7 @@ class _Walk:
         self.scores = scores
         self.teacher = teacher
         self.ignored = ignored
-        total = sum(x.numel() for x in teacher) // rows.channels
-        self.stride = max(1, total // MONITORED_ROWS)
+        self.stride = max(1, rows.num_rows(teacher) // MONITORED_ROWS)
         self.seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def sum(self, chunk: Chunk, student: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +189,7 @@ class _Walk:
     def gather(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Loss of all rows that count, at once, for what is no sum over rows."""
         pieces, sums = [], maps[0].new_zeros(3, dtype=torch.float32)
-        for chunk in chunks(maps):
+        for chunk in chunks(maps, self.rows.piece):
             *read, more = self._read(chunk, chunk.rows(maps, self.rows.channels))
             counts = read[-1] != 0  # NaN counts, and is found in the loss
             pieces.append([x[counts] for x in read])
@@ -146,6 +203,7 @@ class _Walk:
         """Logits of both, weights, and the sums of a piece."""
         rows, loss = self.rows, self.loss
         scores = chunk.rows(self.scores, rows.teacher.channels)[:, rows.classes.teacher]
+        scores = rows.best(scores, rows.teacher, chunk.level)
         confidence = rows.teacher.confidence(scores)
         weight = _weigh(confidence, loss.weighting, loss.threshold)
         count = weight.new_tensor(float(len(weight)))
@@ -162,6 +220,7 @@ class _Walk:
         else:
             teacher = rows.teacher.logits(scores)
             student = rows.student.logits(student)[:, rows.classes.student]
+            student = rows.best(student, rows.student, chunk.level)
         if loss.diagnostics or loss.keep_values:
             # copies: views would keep the whole piece
             of_rows = (student.detach(), teacher, weight)
@@ -234,5 +293,5 @@ def _check_maps(student: list[Tensor], teacher: list[Tensor], same_channels: boo
     if [s[cut] for s in ours] != [s[cut] for s in theirs]:
         raise ValueError(
             f'the maps of student and teacher differ in shape: {ours} and {theirs}; logits are '
-            f'compared location by location. Give both the same pad_size_divisor'
+            f'compared location by location: tap heads of the same strides'
         )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmkd_fm.functional import cosine_loss, cwd_loss, mse_loss, pkd_loss
 from mmkd_fm.functional.divergences import check_temperature
-from mmkd_fm.models.alignment import Tapped, as_levels, pair_levels, projection
+from mmkd_fm.models.alignment import Tapped, as_levels, match_size, pair_levels, projection
 from mmkd_fm.registry import MODELS
 
 Features = Union[Tensor, Sequence[Tensor]]
@@ -18,9 +18,12 @@ Features = Union[Tensor, Sequence[Tensor]]
 class FeatureLoss(nn.Module, ABC):
     """Base of the feature losses; given two tensors it is a plain metric.
 
+    Where the sizes of two maps differ, the student's is resized to the teacher's.
+
     Args:
         loss_weight: Weight of each level.
-        levels: Indices of the student's levels to compare; None takes all.
+        levels: Indices of the student's levels to compare; None takes those that have the stride of
+            one of the teacher's.
     """
 
     def __init__(self, loss_weight: float = 1.0, levels: Optional[Sequence[int]] = None) -> None:
@@ -61,7 +64,7 @@ class FeatureLoss(nn.Module, ABC):
         """The metric in float32 at least, also under autocast."""
         dtype = torch.promote_types(student.dtype, torch.float32)
         with torch.autocast(student.device.type, enabled=False):
-            return self.metric(student.to(dtype), teacher.to(dtype))
+            return self.metric(match_size(student.to(dtype), teacher), teacher.to(dtype))
 
 
 @MODELS.register_module()

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from mmengine.logging import print_log
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from mmkd_fm.functional import Transport, decouple_pairs
-from mmkd_fm.models.alignment import Tapped, as_levels, pair_levels
+from mmkd_fm.models.alignment import Tapped, as_levels, match_size, pair_levels
 from mmkd_fm.models.flow import Flow
 from mmkd_fm.models.flow_neck import FlowedPyramid, FlowNeck
 from mmkd_fm.models.losses.feature import Features
@@ -30,6 +30,9 @@ class FMKTLoss(nn.Module):
     With ``flow='neck'`` the flows are those of the student's `FlowNeck`, whose result the head
     reads, in training and at inference.
 
+    Flows run at the size of the student's maps; where the teacher's differ, estimates and
+    velocities are resized to be compared.
+
     Args:
         flow: Arguments of `Flow` (meta_encoder, time_embedding, schedule, num_steps, seed,
             warmup_epochs, checkpoint), or 'neck'.
@@ -39,7 +42,8 @@ class FMKTLoss(nn.Module):
         pair_ratio: Share of the batch that is compared with its own teacher; the other teachers
             are permuted among themselves (pair decoupling). 1 permutes none.
         loss_weight: Weight of the flow loss of each level.
-        levels: Indices of the student's levels to use; None takes all, or those of the FlowNeck.
+        levels: Indices of the student's levels to use; None takes those that have the stride of one
+            of the teacher's, or those of the FlowNeck.
 
     Raises:
         ValueError: If a name is unknown or a number out of range.
@@ -162,7 +166,9 @@ class FMKTLoss(nn.Module):
             if self.pair_ratio < 1:
                 pairing = flow.pair_teachers(len(x), self.pair_ratio).to(x.device)
             target = objective.target(teachers[j][pairing])
-            compare = partial(objective, x=x, target=target, metric=self.metric)
+            compare = partial(
+                _compare, objective, x=match_size(x, target), target=target, metric=self.metric
+            )
             if from_neck:
                 transported = student.transports[i]
                 loss = compare_steps(transported, compare, flow.checkpoint)
@@ -177,6 +183,14 @@ class FMKTLoss(nn.Module):
             result['loss_theta'] = self.theta_weight * sum(theta)
         result['steps'] = matching[0].new_tensor(float(len(transported.times)))
         return result
+
+
+def _compare(
+    objective: nn.Module, estimate: Tensor, velocity: Tensor, t: Tensor, **of_level: Any
+) -> Tensor:
+    """The objective of one step, at the size of the target."""
+    maps = (match_size(x, of_level['target']) for x in (estimate, velocity))
+    return objective(*maps, t, **of_level)
 
 
 def compare_steps(

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from typing import Any, Optional, Union
 
 import torch
+from mmengine.logging import print_log
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from mmkd_fm.functional import dist_loss, dkd_loss, get_form, kd_loss, with_background
-from mmkd_fm.functional.divergences import check_temperature
+from mmkd_fm.functional import get_form
 from mmkd_fm.models.alignment import Tapped
+from mmkd_fm.models.classes import ClassNames, describe_class_map, resolve_class_map
 from mmkd_fm.models.head_logits import ClassMap, check_classes, is_classifier
-from mmkd_fm.models.losses.dense import NORMALISERS, WEIGHTINGS, DenseRows
-from mmkd_fm.registry import MODELS
+from mmkd_fm.models.losses.dense import ANCHORS, NORMALISERS, WEIGHTINGS, DenseRows
 
 Output = Union[Tensor, Sequence[Tensor], dict[str, Sequence[Tensor]]]
 Samples = Optional[Sequence[BaseDataElement]]
@@ -33,6 +33,10 @@ class LogitLoss(nn.Module, ABC):
     ``tap=dict(scores='bbox_head', boxes='bbox_head'), index=dict(scores=0, boxes=1)``, where the
     scores only weigh the locations.
 
+    The class scores of two-stage detectors are those of the RoIs that the student sampled, which
+    the teacher scores too; each RoI is a sample: ``tap='roi_head.bbox_head', index=0``, and of a
+    cascade ``'roi_head.bbox_head.0'`` and so on, each a term.
+
     Args:
         loss_weight: Weight of the term.
         form: How sigmoid logits of dense heads are read: 'bernoulli', one two-class distribution
@@ -46,8 +50,15 @@ class LogitLoss(nn.Module, ABC):
             the weights, at least 1; 'rows', the number of locations and anchors; 'images'.
         ignore_padding: Leave out locations outside an image that was padded to the batch's size.
         class_map: For each class of the student the index of the teacher's, or -1 where the
-            teacher has none; such classes are left out, and a softmax is taken over the others.
-            None: both have the same classes.
+            teacher has none; or the names of both, ``dict(student=[...], teacher=[...])``, see
+            `resolve_class_map`. Classes without a partner are left out, and a softmax is taken
+            over the others. None: both have the same classes.
+        anchors: Which anchors of dense heads correspond: 'same', each with the teacher's of the
+            same place in the order, so that both have equally many; 'max', the best for each class
+            at a location, of sigmoid logits, so that heads with and without anchors can be
+            compared; a location is one sample then.
+        levels: Indices of the student's levels to compare, each with the teacher's of the same
+            stride; None: both heads have the same levels.
         diagnostics: Whether to log monitors: `divergence` from student to teacher, the teacher's
             entropy, the student's Renyi entropy of order 1 / temperature (all in nats).
 
@@ -68,7 +79,9 @@ class LogitLoss(nn.Module, ABC):
         threshold: float = 0.1,
         normaliser: str = 'weight',
         ignore_padding: bool = True,
-        class_map: Optional[Sequence[int]] = None,
+        class_map: Union[Sequence[int], dict[str, ClassNames], None] = None,
+        anchors: str = 'same',
+        levels: Optional[Sequence[int]] = None,
         diagnostics: bool = True,
     ) -> None:
         super().__init__()
@@ -76,6 +89,7 @@ class LogitLoss(nn.Module, ABC):
         _check_choice('form', form or self.forms[0], self.forms, name)
         _check_choice('weighting', weighting, WEIGHTINGS, name)
         _check_choice('normaliser', normaliser, NORMALISERS, name)
+        _check_choice('anchors', anchors, ANCHORS, name)
         if not 0 <= threshold <= 1:
             raise ValueError(f'{name}: threshold must be in [0, 1], but got {threshold}')
         self.loss_weight = loss_weight
@@ -84,7 +98,9 @@ class LogitLoss(nn.Module, ABC):
         self.threshold = threshold
         self.normaliser = normaliser
         self.ignore_padding = ignore_padding
-        self.class_map = None if class_map is None else list(class_map)
+        self.class_map = resolve_class_map(class_map)
+        self.anchors = anchors
+        self.levels = levels
         self.diagnostics = diagnostics
         self.connected = False
         self.dense: Optional[DenseRows] = None  # how two dense heads correspond, set by `connect`
@@ -118,6 +134,8 @@ class LogitLoss(nn.Module, ABC):
         """
         self.connected = True
         name = type(self).__name__
+        if self.class_map is not None:
+            print_log(f'{name}: {describe_class_map(self.class_map)}', 'current')
         tapped = (student, teacher)
         if any(isinstance(t, dict) for t in tapped) or not all(map(is_classifier, tapped)):
             self.dense = DenseRows(student, teacher, self)
@@ -136,8 +154,8 @@ class LogitLoss(nn.Module, ABC):
         """Weighted divergence of the batch.
 
         Args:
-            student: Softmax logits, shape (N, C); or of a dense head the maps of each level,
-                shape (N, A * C, H, W), or `scores` and `boxes`, each like that.
+            student: Softmax logits, shape (N, C), of images or RoIs; or of a dense head the maps of
+                each level, shape (N, A * C, H, W), or `scores` and `boxes`, each like that.
             teacher: Likewise.
             data_samples: The batch's samples, whose `img_shape` tells the padding.
             ignore: What to leave out: bool, shape (N,), or for each level (N, H, W).
@@ -215,189 +233,10 @@ class LogitLoss(nn.Module, ABC):
 def _check_choice(option: str, value: Any, valid: Sequence[str], loss: str) -> None:
     if value in valid:
         return
-    choices = f'valid {option}s: {", ".join(sorted(valid))}'
+    choices = f'valid {option.rstrip("s")}s: {", ".join(sorted(valid))}'
     if option == 'form' and value == 'bernoulli':
         raise ValueError(
             f"{loss} compares the classes with one another, so form='bernoulli', which has a "
             f'distribution for each, is refused; {choices}'
         )
     raise ValueError(f'{loss}: unknown {option} {value!r}; {choices}')
-
-
-def _hard_labels(data_samples: Samples) -> Tensor:
-    """Class of each sample, shape (N,)."""
-    if not data_samples:
-        raise ValueError(
-            'DKDLoss needs the class of each sample, but got neither target= nor data_samples=; '
-            'where there are only logits, use KDLoss or DISTLoss'
-        )
-    for sample in data_samples:
-        if 'gt_score' in sample or 'gt_label' not in sample:
-            raise ValueError(
-                f'DKDLoss needs hard labels, gt_label without gt_score, but got samples with '
-                f'{", ".join(sorted(sample.keys())) or "no labels"}. Soft labels (mixup, cutmix, '
-                f'to_onehot of the data_preprocessor) have no target class: switch them off, or '
-                f'use KDLoss, DISTLoss or TTMLoss'
-            )
-    return torch.cat([sample.gt_label for sample in data_samples])
-
-
-@MODELS.register_module()
-class KDLoss(LogitLoss):
-    """KD, arXiv 1503.02531: see `mmkd_fm.functional.kd_loss`.
-
-    Args:
-        temperature: Temperature of both distributions, above 0.
-        loss_weight: Weight of the term.
-        **options: Of all logit losses, see `LogitLoss`.
-
-    Raises:
-        ValueError: If the temperature is not above 0.
-
-    Example:
-        >>> kd=dict(type='mmkd_fm.KDLoss', tap='head', temperature=4)
-    """
-
-    def __init__(self, temperature: float = 4.0, loss_weight: float = 1.0, **options: Any) -> None:
-        super().__init__(loss_weight, **options)
-        check_temperature(temperature)
-        self.temperature = temperature
-
-    @property
-    def powers(self) -> tuple[float, float]:
-        """1 / temperature, of both."""
-        return 1 / self.temperature, 1 / self.temperature
-
-    def metric(self, student, teacher, form='softmax', weight=None, reduction='mean', target=None):
-        """Divergence of tempered distributions."""
-        return kd_loss(student, teacher, self.temperature, form, weight, reduction)
-
-
-@MODELS.register_module()
-class DKDLoss(LogitLoss):
-    """DKD, arXiv 2203.08679: see `mmkd_fm.functional.dkd_loss`.
-
-    The target class of a classifier's sample is its label. Of dense heads, whose assigner keeps the
-    targets to itself, it is the teacher's most probable class, the background included.
-
-    Args:
-        alpha: Weight of the target class.
-        beta: Weight of the other classes.
-        temperature: Temperature of all distributions, above 0.
-        loss_weight: Weight of the term.
-        **options: Of all logit losses, see `LogitLoss`.
-
-    Raises:
-        ValueError: If the temperature is not above 0.
-
-    Example:
-        >>> dkd=dict(type='mmkd_fm.DKDLoss', tap='head', alpha=1, beta=2, temperature=4)
-    """
-
-    forms = ('background_softmax',)
-
-    def __init__(
-        self,
-        alpha: float = 1.0,
-        beta: float = 2.0,
-        temperature: float = 4.0,
-        loss_weight: float = 1.0,
-        **options: Any,
-    ) -> None:
-        super().__init__(loss_weight, **options)
-        check_temperature(temperature)
-        self.alpha = alpha
-        self.beta = beta
-        self.temperature = temperature
-
-    @property
-    def powers(self) -> tuple[float, float]:
-        """1 / temperature, of both."""
-        return 1 / self.temperature, 1 / self.temperature
-
-    def metric(self, student, teacher, form='softmax', weight=None, reduction='mean', target=None):
-        """Divergence of the target class and of the others."""
-        if form == 'background_softmax':
-            student, teacher = with_background(student), with_background(teacher)
-        target = teacher.argmax(dim=-1) if target is None else target.to(student.device)
-        return dkd_loss(
-            student, teacher, target, self.alpha, self.beta, self.temperature, weight, reduction
-        )
-
-    def forward(
-        self,
-        student: Output,
-        teacher: Output,
-        data_samples: Samples = None,
-        ignore: Ignore = None,
-        target: Optional[Tensor] = None,
-    ) -> Union[Tensor, dict[str, Tensor]]:
-        """Weighted divergence of the batch, see `LogitLoss.forward`.
-
-        Args:
-            student: Logits, shape (N, C), or those of a dense head.
-            teacher: Likewise.
-            data_samples: The batch's samples, of a classifier with `gt_label` of shape (1,), int64.
-            ignore: What to leave out.
-            target: Class of each of a classifier's samples, int64, shape (N,); goes before
-                `data_samples`.
-
-        Raises:
-            ValueError: If the samples' classes are not given or the labels are soft.
-        """
-        if target is None and self.dense is None:
-            target = _hard_labels(data_samples)
-        return self._compare(student, teacher, data_samples, ignore, target)
-
-
-@MODELS.register_module()
-class DISTLoss(LogitLoss):
-    """DIST, arXiv 2205.10536: see `mmkd_fm.functional.dist_loss`.
-
-    It is no sum over the samples, so that `normaliser` does not apply. Of dense heads it takes only
-    the locations that the teacher calls foreground, unless `weighting` says otherwise: all at once
-    need much memory.
-
-    Args:
-        beta: Weight of the relation between classes.
-        gamma: Weight of the relation within each class.
-        temperature: Temperature of both softmaxes, above 0.
-        loss_weight: Weight of the term.
-        weighting: See `LogitLoss`.
-        **options: Of all logit losses, see `LogitLoss`.
-
-    Raises:
-        ValueError: If the temperature is not above 0.
-
-    Example:
-        >>> dist=dict(type='mmkd_fm.DISTLoss', tap='head', beta=2, gamma=2)
-    """
-
-    forms = ('background_softmax',)
-    rowwise = False
-
-    def __init__(
-        self,
-        beta: float = 2.0,
-        gamma: float = 2.0,
-        temperature: float = 1.0,
-        loss_weight: float = 1.0,
-        weighting: str = 'foreground',
-        **options: Any,
-    ) -> None:
-        super().__init__(loss_weight, weighting=weighting, **options)
-        check_temperature(temperature)
-        self.beta = beta
-        self.gamma = gamma
-        self.temperature = temperature
-
-    @property
-    def powers(self) -> tuple[float, float]:
-        """1 / temperature, of both."""
-        return 1 / self.temperature, 1 / self.temperature
-
-    def metric(self, student, teacher, form='softmax', weight=None, reduction='mean', target=None):
-        """1 - correlation of probabilities, between and within classes."""
-        if form == 'background_softmax':
-            student, teacher = with_background(student), with_background(teacher)
-        return dist_loss(student, teacher, self.beta, self.gamma, self.temperature, weight=weight)

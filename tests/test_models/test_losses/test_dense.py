@@ -8,6 +8,7 @@ from mmkd_fm import functional
 from mmkd_fm.models import DISTLoss, DKDLoss, KDLoss, TTMLoss, WTTMLoss
 from mmkd_fm.models.alignment import Level, Tapped, measure
 from mmkd_fm.models.head_logits import read_head
+from mmkd_fm.models.losses import dense
 from mmkd_fm.models.losses.dense import padding
 from mmkd_fm.models.taps import Tap
 
@@ -329,6 +330,140 @@ def test_box_distributions_need_their_scores_and_the_same_bins():
         connected(WTTMLoss, swapped, teacher)
 
 
+# anchors and levels that differ
+
+
+def head_of(owner, anchors, strides=(8, 16), **kwargs):
+    levels = tuple(Level(3 * anchors, stride) for stride in strides)
+    return Tapped(owner, Tap('bbox_head', 0), Head(**kwargs), levels)
+
+
+def maps_of(anchors, seed, sizes=(8, 4)):
+    torch.manual_seed(seed)
+    return [2 * torch.randn(2, 3 * anchors, 6, size, dtype=torch.float64) for size in sizes]
+
+
+def best(levels):
+    """The best anchor for each class at each location, anchors being the slow part of channels."""
+    return [x.unflatten(1, (-1, 3)).amax(dim=1) for x in levels]
+
+
+@losses
+@pytest.mark.parametrize('anchors', [(9, 1), (1, 9), (2, 3), (4, 4)], ids=str)
+def test_the_best_anchor_of_each_location_is_compared(loss, anchors):
+    student = [x.requires_grad_() for x in maps_of(anchors[0], 0)]
+    teacher = maps_of(anchors[1], 1)
+    heads = head_of('student', anchors[0]), head_of('teacher', anchors[1])
+    result = connected(loss, *heads, anchors='max')(student, teacher)
+    reduced = connected(loss, head_of('student', 1), head_of('teacher', 1))
+    expected = reduced(best(student), best(teacher))
+    assert set(result) == set(expected)
+    for name in result:
+        torch.testing.assert_close(result[name], expected[name], rtol=1e-12, atol=1e-15)
+    grads = torch.autograd.grad(result['loss'], student)
+    for x, grad, other in zip(student, grads, torch.autograd.grad(expected['loss'], student)):
+        torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-15)
+        of_anchors, values = grad.unflatten(1, (-1, 3)), x.detach().unflatten(1, (-1, 3))
+        chosen = values.argmax(dim=1, keepdim=True)
+        assert not of_anchors.scatter(1, chosen, 0).any()
+        assert of_anchors.gather(1, chosen).abs().sum() > 0
+
+
+def test_pieces_of_heads_with_many_anchors_stay_small(monkeypatch):
+    heads = head_of('student', 1), head_of('teacher', 9)
+    student, teacher = [x.requires_grad_() for x in maps_of(1, 0)], maps_of(9, 1)
+    expected = connected(WTTMLoss, *heads, anchors='max')(student, teacher)['loss']
+    monkeypatch.setattr(dense, 'PIECE', 9 * 3 * 8)  # elements of a line of the teacher
+    loss = connected(WTTMLoss, *heads, anchors='max')
+    sizes, metric = [], loss.metric
+    monkeypatch.setattr(
+        loss, 'metric', lambda s, *rest: (sizes.append(len(s)), metric(s, *rest))[1]
+    )
+    torch.testing.assert_close(loss(student, teacher)['loss'], expected, rtol=1e-12, atol=0)
+    assert sizes == [8] * 12 + [8] * 6  # a line of 8 locations; two lines of 4
+
+
+def test_best_anchors_of_probabilities_and_of_shared_classes():
+    student, teacher = maps_of(9, 0), maps_of(1, 1)
+    heads = head_of('student', 9), head_of('teacher', 1, activated=True)
+    options = dict(anchors='max', class_map=[2, -1, 0])
+    result = connected(KDLoss, *heads, **options)(student, [x.sigmoid() for x in teacher])
+    reduced = connected(KDLoss, head_of('student', 1), head_of('teacher', 1), class_map=[2, -1, 0])
+    expected = reduced(best(student), teacher)['loss']
+    torch.testing.assert_close(result['loss'], expected, rtol=1e-7, atol=0)
+
+
+def test_chosen_levels_are_compared_with_those_of_the_same_stride():
+    heads = head_of('student', 2, (8, 16, 32)), head_of('teacher', 2, (16, 32, 64))
+    student, teacher = maps_of(2, 0, (16, 8, 4)), maps_of(2, 1, (8, 4, 2))
+    student = [x.requires_grad_() for x in student]
+    ignore = [torch.rand(2, 6, size) < 0.3 for size in (16, 8, 4)]
+    result = connected(WTTMLoss, *heads, levels=[1, 2])(student, teacher, ignore=ignore)
+    expected = connected(WTTMLoss, head_of('student', 2), head_of('teacher', 2))(
+        student[1:], teacher[:2], ignore=ignore[1:]
+    )
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
+    result['loss'].backward()
+    assert student[0].grad is None
+
+
+def test_padding_of_chosen_levels():
+    heads = head_of('student', 2, (4, 8, 16)), head_of('teacher', 2, (8, 16))
+    student, teacher = maps_of(2, 0, (16, 8, 4)), maps_of(2, 1)
+    data_samples = samples((48, 40), (20, 64))
+    result = connected(WTTMLoss, *heads, levels=[1, 2])(student, teacher, data_samples)
+    expected = connected(WTTMLoss, head_of('student', 2), head_of('teacher', 2))(
+        student[1:], teacher, data_samples
+    )
+    assert torch.equal(result['loss'], expected['loss'])
+
+
+@pytest.mark.parametrize(
+    ('teacher', 'options', 'message'),
+    [
+        (dict(anchors=1), {}, r"9@8, 9@16.*1@8, 1@16\. anchors='max' compares the best.*Or distil"),
+        (dict(anchors=9, strides=(16, 32)), {}, r'levels=\[1\] takes the levels.*Or distil'),
+        (dict(anchors=1, strides=(16, 32)), {}, r"levels=\[1\] takes.*anchors='max' compares"),
+        (dict(anchors=1, strides=(16, 32)), dict(levels=[1]), r"16\. anchors='max' compares"),
+        (dict(anchors=1, strides=(16, 32)), dict(anchors='max'), r'32\. levels=\[1\] takes.*Or d'),
+        (dict(anchors=9, strides=(16, 32)), dict(levels=[0]), r'Choose levels= among \[1\]'),
+        (dict(anchors=9, strides=(32, 64)), {}, r'64\. Distil features instead'),
+        (dict(anchors=1, sigmoid=False), dict(anchors='max'), 'a softmax that has a background'),
+    ],
+)
+def test_grids_that_differ_are_refused_with_what_can_be_done(teacher, options, message):
+    heads = head_of('student', 9), head_of('teacher', **teacher)
+    with pytest.raises(ValueError, match=message):
+        connected(WTTMLoss, *heads, **options)
+
+
+def test_a_softmax_has_no_best_anchor():
+    heads = [head_of(owner, 2, sigmoid=False) for owner in ('student', 'teacher')]
+    with pytest.raises(ValueError, match=r"anchors='max'.* which sigmoids of dense heads have"):
+        connected(WTTMLoss, *heads, anchors='max')
+
+
+@pytest.mark.parametrize('options', [dict(anchors='max'), dict(levels=[0])], ids=str)
+def test_box_distributions_are_those_of_all_anchors_and_levels(options):
+    with pytest.raises(ValueError, match='leave anchors= and levels= out'):
+        connected(WTTMLoss, *box_heads(), **options)
+
+
+def test_a_head_with_anchors_teaches_one_without(retinanet, gfl, write_teacher, raw_batch, loss_of):
+    from mmkd_fm.registry import MODELS
+
+    wttm = dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0)
+    config = dict(type='mmkd_fm.Distiller', student=gfl(), teacher=write_teacher(retinanet()))
+    with pytest.raises(ValueError, match="anchors='max' compares the best anchor"):
+        MODELS.build(dict(config, losses=dict(wttm=wttm)))
+    model = MODELS.build(dict(config, losses=dict(wttm=dict(wttm, anchors='max'))))
+    model.load_teacher()
+    _, result = loss_of(model, raw_batch())
+    result['loss_wttm'].backward()
+    assert result['loss_wttm'] > 0
+    assert model.bbox_head.gfl_cls.weight.grad.abs().sum() > 0
+
+
 # monitors
 
 
@@ -389,6 +524,7 @@ def test_monitors_of_large_maps_look_at_some_of_the_rows(outputs):
         (dict(form='sigmoid'), "unknown form 'sigmoid'; valid forms: background_softmax"),
         (dict(weighting='iou'), 'valid weightings: confidence, foreground, none'),
         (dict(normaliser='anchors'), 'valid normalisers: images, rows, weight'),
+        (dict(anchors='mean'), "unknown anchors 'mean'; valid anchors: max, same"),
         (dict(threshold=1.5), r'threshold must be in \[0, 1\], but got 1.5'),
     ],
 )
@@ -549,6 +685,9 @@ def test_ssd_whose_input_has_a_smallest_size_is_distilled(mmdet_scope, write_tea
         dict(type='mmkd_fm.Distiller', student=config, teacher=teacher, losses=losses)
     )
     model.load_teacher()
+    for detector in (model.student, model.teacher.model):
+        with torch.no_grad():
+            detector.neck.l2_norm.weight.fill_(20)  # whatever is in memory before init_weights
     assert model.distill_losses['wttm'].dense.form == 'softmax'
     sizes = dict.fromkeys(('img_shape', 'pad_shape', 'batch_input_shape'), (300, 300))
     sample = DetDataSample(metainfo=sizes)
@@ -562,8 +701,7 @@ def test_ssd_whose_input_has_a_smallest_size_is_distilled(mmdet_scope, write_tea
     assert model.student.bbox_head.cls_convs[0][0].weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize('tap', ['roi_head.bbox_head', 'rpn_head'])
-def test_taps_that_a_plain_forward_does_not_reach_are_refused(tap, mmdet_scope):
+def test_taps_that_a_plain_forward_does_not_reach_are_refused(mmdet_scope):
     from mmengine.hub import get_config
 
     from mmkd_fm.registry import MODELS
@@ -571,8 +709,10 @@ def test_taps_that_a_plain_forward_does_not_reach_are_refused(tap, mmdet_scope):
     config = get_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py').model
     config.backbone.update(depth=18, base_channels=8, stem_channels=8, init_cfg=None)
     config.neck.update(in_channels=[8, 16, 32, 64])
-    losses = dict(wttm=dict(type='mmkd_fm.WTTMLoss', tap=tap, index=0))
-    with pytest.raises(ValueError, match=rf'student \(FasterRCNN\) .* as far as {tap}.*proposals'):
+    losses = dict(wttm=dict(type='mmkd_fm.WTTMLoss', tap='rpn_head', index=0))
+    with pytest.raises(
+        ValueError, match=r'student \(FasterRCNN\) .* as far as rpn_head.*roi_head.bbox_head'
+    ):
         MODELS.build(
             dict(
                 type='mmkd_fm.Distiller',

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mmkd_fm import functional
 from mmkd_fm.models import CosineLoss, CWDLoss, MSELoss, PKDLoss
@@ -55,6 +56,19 @@ def test_students_channels_are_projected_to_the_teachers():
     )
     assert [p.weight.shape[:2] for p in loss.projections] == [(6, 4)] * 3
     assert torch.equal(loss(student, teacher), expected)
+
+
+@pytest.mark.parametrize('loss', [PKDLoss, CWDLoss, MSELoss, CosineLoss])
+def test_the_students_map_is_resized_to_the_teachers(loss):
+    student, teacher = pyramid(4), pyramid(6)
+    larger = [F.interpolate(x, scale_factor=1.5, mode='nearest') for x in teacher]
+    loss = loss()
+    loss.connect(tapped('student', 4), tapped('teacher', 6))
+    expected = sum(
+        loss.metric(F.interpolate(project(s), t.shape[2:], mode='bilinear'), t)
+        for project, s, t in zip(loss.projections, student, larger)
+    )
+    torch.testing.assert_close(loss(student, larger), expected)
 
 
 @pytest.mark.parametrize('loss', [PKDLoss(), CWDLoss(), MSELoss(), CosineLoss()])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from torch import nn
+from torch.nn import functional as F
 
 from mmkd_fm.functional import decouple_pairs, draw_num_steps, pkd_loss
 from mmkd_fm.models import Flow, FMKTLoss, MSELoss, PKDLoss, VelocityMatching
@@ -119,6 +120,40 @@ def test_theta_compares_with_the_mean_of_the_estimates(fmkt):
 
 def test_theta_without_weight_is_left_out(fmkt):
     assert set(fmkt(theta_weight=0)(pyramid(4), teacher_of(4))) == {'loss', 'steps'}
+
+
+@pytest.mark.parametrize('objective', ['EndpointMatching', 'VelocityMatching'])
+@pytest.mark.parametrize('metric', ['PKDLoss', 'CWDLoss', 'MSELoss', 'CosineLoss'])
+@pytest.mark.parametrize('larger', ['student', 'teacher'])
+def test_maps_of_other_sizes_are_compared_at_the_teachers(fmkt, objective, metric, larger):
+    loss = fmkt(6, True, flow=dict(num_steps=2), objective=dict(type=objective),
+                metric=dict(type=metric))  # fmt: skip
+    student, teacher = pyramid(4), teacher_of(6)
+    cut = slice(None, None, 2)
+    if larger == 'student':
+        teacher = [x[..., cut, cut] for x in teacher]
+    else:
+        student = [x[..., cut, cut].detach().requires_grad_() for x in student]
+
+    def resized(x, target):
+        return F.interpolate(x, target.shape[2:], mode='bilinear', align_corners=False)
+
+    expected, theta = 0, 0
+    for x, t, flow, matching in zip(student, teacher, loss.flows.values(), loss.objectives):
+        steps = flow(x, keep_steps=True)
+        target = matching.target(t)
+        for estimate, velocity in zip(steps.estimates, steps.velocities):
+            if objective == 'EndpointMatching':
+                pair = resized(matching.decode(estimate), t), t
+            else:  # rectified: X^S - T(X^T)
+                pair = resized(x, t) - target, resized(velocity, t)
+            expected += loss.metric(*pair) / 2
+        theta += loss.metric(x, steps.endpoint.detach())
+    result = loss(student, teacher)
+    torch.testing.assert_close(result['loss'], expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(result['loss_theta'], theta, rtol=1e-4, atol=1e-6)
+    result['loss'].backward()
+    assert all(x.grad.abs().sum() > 0 for x in student)
 
 
 @pytest.mark.parametrize('num_steps', [1, 4])

@@ -1,0 +1,24 @@
+"""FM-KT + WTTM, Mask R-CNN Swin-S (3x) -> Mask R-CNN R50, 2x schedule, 8 GPUs x 2 images.
+
+Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 48.2, plain student 39.2.
+Ours: not run.
+
+    torchrun --nproc_per_node 8 tools/train.py \
+        configs/mask_rcnn/fmkt-wttm_mask-rcnn_swin-s_mask-rcnn_r50_2x_coco.py --launcher pytorch
+"""
+
+_base_ = ['mmdet::mask_rcnn/mask-rcnn_r50_fpn_2x_coco.py', '../_base_/distill_runtime.py']
+default_hooks = {{_base_.distill_hooks}}
+model = dict(
+    _delete_=True,
+    type='mmkd_fm.Distiller',
+    student={{_base_.model}},
+    teacher=dict(
+        config='mmdet::swin/mask-rcnn_swin-s-p4-w7_fpn_amp-ms-crop-3x_coco.py',
+        checkpoint='https://download.openmmlab.com/mmdetection/v2.0/swin/'
+        'mask_rcnn_swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco/'
+        'mask_rcnn_swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco_20210903_104808-b92c91f1.pth',
+    ),
+    losses={{_base_.roi_losses}},
+    terms=['fmkt', 'wttm'],
+)

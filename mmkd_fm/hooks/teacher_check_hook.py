@@ -1,0 +1,151 @@
+"""Evaluate the teacher before training: a wrong checkpoint or preprocessing costs days else."""
+
+import copy
+from typing import Any, Optional
+
+import torch
+from mmengine.config.utils import _get_cfg_metainfo
+from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.utils import get_installed_path
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from mmkd_fm.generators import preserved_generators
+from mmkd_fm.models.distiller import Distiller
+from mmkd_fm.models.teacher import FrozenTeacher, rescale
+from mmkd_fm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class TeacherCheckHook(Hook):
+    """Logs what the teacher scores on validation images, before the first step of a training.
+
+    It warns where that is far below what the model zoo publishes for the teacher's config, or
+    nothing at all. The training itself is bit-equal with and without it.
+
+    Args:
+        num_images: Images, spread evenly over the validation set.
+        tolerance: Points of the metric, in percent, below the published one that are not far; on
+            few images the metric scatters.
+
+    Raises:
+        ValueError: If the number of images is not positive.
+
+    Example:
+        >>> default_hooks = dict(distill_teacher=dict(type='mmkd_fm.TeacherCheckHook'))
+    """
+
+    def __init__(self, num_images: int = 200, tolerance: float = 5.0) -> None:
+        if num_images < 1:
+            raise ValueError(f'num_images must be at least 1, but got {num_images}')
+        self.num_images = num_images
+        self.tolerance = tolerance
+
+    def before_train(self, runner) -> None:
+        """Evaluate the teacher, log its metrics, and warn where they are suspicious."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        reason = _why_not(model, runner)
+        if reason:
+            runner.logger.warning(f'the teacher is not checked: {reason}')
+            return
+        with preserved_generators():
+            metrics = _evaluate(model.teacher, runner, self.num_images)
+        text = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
+        runner.logger.info(f'the teacher on {self.num_images} validation images: {text}')
+        name, value = next(iter(metrics.items()))
+        value *= 100 if name.endswith('mAP') else 1
+        published = _published(runner)
+        chance = 100 / _num_classes(model.teacher.model) if 'top1' in name else 0.0
+        remedy = (
+            'Compare its checkpoint with its config, and the images of the validation pipeline '
+            'with those that it was trained on'
+        )
+        if value < chance + 1:
+            runner.logger.warning(f'the teacher sees next to nothing: {name} {value:.1f}. {remedy}')
+        elif published is not None and value < published - self.tolerance:
+            runner.logger.warning(
+                f'the teacher has {name} {value:.1f}, published is {published:.1f}. {remedy}'
+            )
+
+
+def _why_not(model: nn.Module, runner) -> Optional[str]:
+    """Why the teacher can't be evaluated; None if it can."""
+    teacher = model.teacher if isinstance(model, Distiller) else None
+    if teacher is None:
+        return f'{type(model).__name__} has none; take the hook out of default_hooks'
+    if runner.val_loop is None:
+        return 'the config has no validation (val_dataloader, val_evaluator, val_cfg)'
+    classes = runner.val_dataloader.dataset.metainfo.get('classes')
+    if classes is not None and len(classes) != _num_classes(teacher.model):
+        return (
+            f'it has {_num_classes(teacher.model)} classes, the validation set {len(classes)}, so '
+            f'that its predictions can not be scored'
+        )
+    return None
+
+
+@torch.no_grad()
+def _evaluate(teacher: FrozenTeacher, runner, num_images: int) -> dict[str, float]:
+    """Metrics of the teacher on evenly spread images; each process predicts its share of them."""
+    loader, evaluator = runner.val_dataloader, copy.deepcopy(runner.val_evaluator)
+    dataset = loader.dataset
+    count = min(num_images, len(dataset))
+    chosen = [i * len(dataset) // count for i in range(count)]
+    share = Subset(dataset, chosen[get_rank() :: get_world_size()])
+    seen = []
+    for batch in DataLoader(share, loader.batch_size or 1, collate_fn=loader.collate_fn):
+        samples = _predict(teacher, copy.deepcopy(batch))
+        seen += [sample.metainfo.get('img_id') for sample in samples]
+        evaluator.process(data_samples=samples, data_batch=batch)
+    images = [image for part in all_gather_object(seen) for image in part]
+    for metric in evaluator.metrics:
+        if hasattr(metric, 'img_ids'):  # COCO and LVIS: else all others would count as missed
+            metric.img_ids = images
+    return evaluator.evaluate(count)
+
+
+def _predict(teacher: FrozenTeacher, batch: Any) -> list:
+    """Predictions in the teacher's own view, at its own resolution."""
+    scale = teacher.input_scale
+    batch['inputs'] = rescale(batch['inputs'], scale)
+    for sample in batch['data_samples'] if scale != 1 else ():
+        if 'scale_factor' in sample:  # predictions are mapped back by it
+            factor = tuple(scale * f for f in sample.scale_factor)
+            shape = tuple(int(scale * side) for side in sample.img_shape)
+            sample.set_metainfo(dict(scale_factor=factor, img_shape=shape))
+    return teacher.model.test_step(batch)
+
+
+def _num_classes(model: nn.Module) -> Optional[int]:
+    """Number of classes of a detector's or classifier's last head."""
+    head = getattr(model, 'roi_head', model)
+    for name in ('bbox_head', 'head', 'mask_head'):
+        part = getattr(head, name, None)
+        part = part[-1] if isinstance(part, nn.ModuleList) else part
+        if part is not None:
+            return getattr(part, 'num_classes', None)
+    return None
+
+
+def _published(runner) -> Optional[float]:
+    """Published box AP or top-1 of the teacher in percent, on this data set; None if unknown."""
+    config = runner.cfg.model.teacher.config
+    if not isinstance(config, str) or '::' not in config:
+        return None
+    package, path = config.split('::')
+    try:
+        results = _get_cfg_metainfo(get_installed_path(package), path)['Results']
+    except (KeyError, ValueError):  # not in the zoo
+        return None
+    dataset = runner.val_dataloader.dataset
+    own = getattr(type(dataset), 'METAINFO', {}).get('classes')
+    if own is None or tuple(own) != tuple(dataset.metainfo.get('classes', ())):
+        return None  # other classes: other numbers
+    for result in results:
+        if result['Dataset'].partition('-')[0].lower() in type(dataset).__name__.lower():
+            for name in ('box AP', 'Top 1 Accuracy'):
+                if name in result['Metrics']:
+                    return float(result['Metrics'][name])
+    return None

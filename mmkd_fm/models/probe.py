@@ -1,0 +1,87 @@
+"""Measures what taps give, on a built model, by one small forward that leaves no trace."""
+
+from dataclasses import replace
+from typing import Union
+
+import torch
+from torch import nn
+
+from mmkd_fm.models.alignment import Tapped, measure
+from mmkd_fm.models.head_logits import check_no_queries
+from mmkd_fm.models.roi import find_stage
+from mmkd_fm.models.taps import Records, Tap, Taps, find_module, read, record, tap_paths
+
+_SIZES = (128, 256, 384, 512)
+"""Sides of the images that models are measured with, multiples of all strides; the first that a
+model takes (SSD needs 300 pixels, group norms more than one value)."""
+
+Measured = Union[Tapped, dict[str, Tapped]]
+
+
+def measure_taps(
+    model: nn.Module, taps: dict[str, Taps], owner: str, scale: float = 1
+) -> dict[str, Measured]:
+    """Channels and strides at each tap; of box heads on RoIs what feeds them, without a forward.
+
+    Args:
+        model: The student or the teacher.
+        taps: Of each term.
+        owner: 'student' or 'teacher'.
+        scale: Size of its images over that of the student's.
+
+    Raises:
+        ValueError: If a tap is no module that can be distilled, or the forward does not get there.
+    """
+    for path in tap_paths(taps.values()):
+        find_module(model, path)
+        check_no_queries(model, path)
+    stages = {path: find_stage(model, path) for path in tap_paths(taps.values())}
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        records, size = _probe(model, {p for p, s in stages.items() if s is None}, owner)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+    def tapped(tap: Tap) -> Tapped:
+        module, stage = find_module(model, tap.path), stages[tap.path]
+        levels = () if stage else measure(read(records, tap, model), size, scale)
+        return Tapped(owner, tap, module, levels, stage)
+
+    return {
+        name: {part: tapped(tap) for part, tap in t.items()} if isinstance(t, dict) else tapped(t)
+        for name, t in taps.items()
+    }
+
+
+def without_modules(measured: dict[str, Measured]) -> dict[str, Measured]:
+    """What was measured, without references to the model."""
+    return {
+        name: without_modules(t) if isinstance(t, dict) else replace(t, module=nn.Identity())
+        for name, t in measured.items()
+    }
+
+
+@torch.no_grad()
+def _probe(model: nn.Module, paths: set[str], owner: str) -> tuple[Records, int]:
+    """What is recorded at ``paths`` for a blank image, and its side in pixels."""
+    if not paths:
+        return {}, _SIZES[0]
+    for size in _SIZES:
+        image = torch.zeros(1, 3, size, size)
+        with record(model, paths) as records:
+            try:
+                model(image, mode='tensor')  # to its end, so that a module called twice is seen
+            except Exception as error:  # RPNs and queries need samples; often all is recorded then
+                reason = error
+            else:
+                return records, size
+        if all(records.values()):
+            return records, size
+    missed = sorted(path for path, calls in records.items() if not calls)
+    raise ValueError(
+        f'the {owner} ({type(model).__name__}) does not get as far as {", ".join(missed)} on a '
+        f'blank image without labels: {type(reason).__name__}: {reason}. Such modules can not be '
+        f"tapped; tap 'neck' or 'backbone', or of a two-stage detector 'roi_head.bbox_head'"
+    ) from reason

@@ -1,0 +1,243 @@
+"""A plain config becomes a distillation by arguments of the command line."""
+
+import copy
+import sys
+
+import pytest
+from mmengine.config import Config
+
+import mm_tool
+import one_line
+from mmkd_fm.models.teacher import FrozenTeacher
+
+RUNTIME = dict(
+    default_scope='mmdet',
+    default_hooks=dict(logger=dict(type='LoggerHook', interval=7)),
+    custom_hooks=[dict(type='EMAHook'), dict(type='PipelineSwitchHook', switch_epoch=3)],
+    optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)),
+)
+
+
+@pytest.fixture
+def files(retinanet, write_teacher, tmp_path):
+    """Config of a student, config and checkpoint of a teacher, and where to write, as strings."""
+    Config(dict(RUNTIME, model=retinanet())).dump(tmp_path / 'small.py')
+    teacher = write_teacher(retinanet(width=12, channels=24))
+    Config(teacher['config']).dump(tmp_path / 'large.py')
+    return dict(
+        student=str(tmp_path / 'small.py'),
+        teacher=str(tmp_path / 'large.py'),
+        checkpoint=teacher['checkpoint'],
+        work_dir=str(tmp_path / 'out'),
+    )
+
+
+@pytest.fixture
+def run(files):
+    """The arguments that the tool is given, and the written config: `run(*more, teacher=True)`."""
+
+    def make(*more, teacher=True):
+        named = ['--teacher', files['teacher'], '--teacher-checkpoint', files['checkpoint']]
+        arguments = [files['student'], '--work-dir', files['work_dir'], *named * teacher, *more]
+        result = one_line.with_resolved_config(arguments)
+        path = next(argument for argument in result if argument.endswith('.py'))
+        return result, Config.fromfile(path)
+
+    return make
+
+
+def without_the_run(cfg):
+    return {k: v for k, v in cfg.items() if k not in ('model', 'work_dir', 'default_hooks')}
+
+
+def test_only_the_model_and_our_hooks_are_added(run, files):
+    arguments, cfg = run('--amp', '--launcher', 'none', '--resume')
+    path = f'{files["work_dir"]}/small_distilled.py'
+    kept = ['--amp', '--launcher', 'none', '--resume']
+    assert arguments == [path, *kept, '--work-dir', files['work_dir']]
+    plain = Config.fromfile(files['student'])
+    assert cfg.model.student == plain.model
+    assert without_the_run(cfg) == without_the_run(plain)
+    assert cfg.custom_hooks == RUNTIME['custom_hooks']
+    hooks = {name: hook.type for name, hook in cfg.default_hooks.items()}
+    assert hooks == dict(
+        logger='LoggerHook',
+        distill_state='mmkd_fm.DistillStateHook',
+        distill_clip='mmkd_fm.ClipApartHook',
+        distill_data='mmkd_fm.DataCheckHook',
+    )
+    assert cfg.work_dir == files['work_dir']
+    assert list(cfg.model.losses) == ['fmkt']  # the default
+
+
+def test_the_written_config_needs_no_other_file(run, files):
+    teacher = Config.fromfile(files['teacher'])
+    cfg = run('--distill', 'fmkt', 'wttm')[1]
+    assert list(cfg.model.losses) == ['fmkt', 'wttm']
+    assert cfg.model.teacher.config.model == teacher.model
+    assert cfg.model.teacher.checkpoint == files['checkpoint']
+    FrozenTeacher(**cfg.model.teacher).load('cpu')
+
+
+def test_a_relative_checkpoint_is_made_absolute(run, files, monkeypatch, tmp_path):
+    (tmp_path / 'weights.pth').write_bytes(b'')
+    monkeypatch.chdir(tmp_path)
+    cfg = run('--teacher-checkpoint', 'weights.pth')[1]
+    assert cfg.model.teacher.checkpoint == str(tmp_path / 'weights.pth')
+
+
+def test_a_teacher_of_the_zoo_has_published_weights(files):
+    zoo = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+    cfg = one_line.resolve(files['student'], zoo, names=['pkd'])
+    assert cfg.model.teacher.config == zoo
+    assert cfg.model.teacher.checkpoint.startswith('https://download.openmmlab.com/')
+
+
+def test_a_student_of_the_zoo_by_its_name(files):
+    cfg = one_line.resolve('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', files['teacher'])
+    assert cfg.model.student.backbone.depth == 18
+
+
+def test_options_are_of_the_resolved_config(run):
+    options = ('model.losses.fmkt.loss_weight=2', 'model.student.neck.num_outs=4', 'x.y=1')
+    arguments, cfg = run('--cfg-options', *options)
+    assert '--cfg-options' not in arguments
+    assert (cfg.model.losses.fmkt.loss_weight, cfg.model.student.neck.num_outs) == (2, 4)
+    assert cfg.x.y == 1
+
+
+@pytest.mark.parametrize(
+    ('outs', 'levels'), [(5, [0, 1, 2, 3]), (3, [0, 1, 2])], ids=['as by default', 'fewer']
+)
+def test_levels_fit_the_student(outs, levels, run):
+    option = f'model.student.neck.num_outs={outs}'
+    losses = run('--distill', 'fmkt', 'pkd', '--cfg-options', option)[1].model.losses
+    assert losses.fmkt.levels == losses.pkd.levels == levels
+
+
+def test_levels_fit_the_teacher(run, files):
+    teacher = Config.fromfile(files['teacher'])
+    teacher.model.neck.update(start_level=0, add_extra_convs=False, num_outs=4)  # strides 4 to 32
+    teacher.dump(files['teacher'])
+    assert run()[1].model.losses.fmkt.levels == [0, 1, 2]
+    mine = 'model.losses.fmkt.levels=[1,2]'
+    assert run('--cfg-options', mine)[1].model.losses.fmkt.levels == [1, 2]
+
+
+def test_pyramids_without_a_common_stride(run, files):
+    teacher = Config.fromfile(files['teacher'])
+    teacher.model.neck.update(start_level=0, end_level=0, num_outs=1)  # stride 4 alone
+    teacher.dump(files['teacher'])
+    with pytest.raises(SystemExit, match='error: the pyramids do not fit'):
+        run()
+
+
+def test_the_teacher_s_imports_come_along(run, files, tmp_path, monkeypatch):
+    (tmp_path / 'my_teacher_code.py').write_text('')
+    monkeypatch.syspath_prepend(tmp_path)
+    teacher = Config.fromfile(files['teacher'])
+    teacher.custom_imports = dict(imports=['my_teacher_code'])
+    teacher.dump(files['teacher'])
+    assert run()[1].custom_imports == dict(imports=['my_teacher_code'])
+
+
+def test_a_hook_checks_the_teacher(run, files):
+    cfg = run('--check-teacher', '50')[1]
+    assert cfg.default_hooks.distill_teacher == dict(type='mmkd_fm.TeacherCheckHook', num_images=50)
+    written = copy.deepcopy(cfg)
+    written.dump(files['student'])  # a distillation's own config
+    options = ['default_hooks.distill_teacher.type=mmkd_fm.TeacherCheckHook']
+    options.append('default_hooks.distill_teacher.num_images=8')
+    arguments = [files['student'], '--check-teacher', '8', '--amp']
+    expected = [files['student'], '--amp', '--cfg-options', *options]
+    assert one_line.with_resolved_config(arguments) == expected
+
+
+def test_other_arguments_are_left_alone(files):
+    arguments = [files['student'], '--resume', '--cfg-options', 'a=1', 'b=[2,3]']
+    assert one_line.with_resolved_config(arguments) == arguments
+
+
+ROI_HEADS = {
+    'none': (None, 'wttm_boxes', ['wttm_boxes']),
+    'roi': (dict(bbox_head=dict()), 'wttm', ['wttm']),
+    'cascade': (dict(bbox_head=[dict()] * 3), 'wttm', ['wttm_0', 'wttm_1', 'wttm_2']),
+}
+
+
+@pytest.mark.parametrize('kind', ROI_HEADS)
+def test_methods_depend_on_the_student_s_heads(kind):
+    roi_head, name, chosen = ROI_HEADS[kind]
+    model = dict(roi_head=roi_head) if roi_head else dict(bbox_head=dict())
+    methods, hooks = one_line._methods(Config(dict(model=model)))
+    assert {'fmkt', 'pkd', 'cwd'} < set(methods)
+    assert one_line._choose([name, 'pkd'], methods) == [*chosen, 'pkd']
+    assert 'distill_state' in hooks
+
+
+def test_methods_of_classifiers():
+    methods, _ = one_line._methods(Config(dict(default_scope='mmpretrain', model=dict())))
+    assert set(methods) == {'kd', 'dkd', 'dist', 'ttm', 'wttm', 'fmkt', 'fmkt_stages'}
+
+
+BAD = {
+    'method': (['--distill', 'fmtk'], r"unknown method 'fmtk'; valid names .*: fmkt, pkd, cwd"),
+    'order': (['--distill', 'x.py'], r'the config stands before --distill'),
+    'option': (
+        ['--cfg-options', 'model.backbone.depth=34'],
+        r'model.backbone.depth: the model is the Distiller.* write model.student.backbone.depth',
+    ),
+    'checkpoint': (['--teacher-checkpoint', 'no.pth'], r"'no.pth' does not exist; give"),
+    'teacher': (['--teacher', 'no.py'], r"there is no config file 'no.py'"),
+    'zoo': (['--teacher', 'mmdet::retinanet/no.py'], r"there is no config 'mmdet::retinanet/no.py"),
+}
+
+
+@pytest.mark.parametrize('case', BAD)
+def test_errors_name_the_remedy(case, run):
+    more, message = BAD[case]
+    with pytest.raises(SystemExit, match=f'error: .*{message}'):
+        run(*more)
+
+
+def test_no_teacher(run):
+    with pytest.raises(SystemExit, match='--distill needs a teacher: --teacher CONFIG, a file or'):
+        run('--distill', 'fmkt', teacher=False)
+
+
+def test_no_config(files):
+    with pytest.raises(SystemExit, match="expected the student's config before --teacher"):
+        one_line.with_resolved_config(['--teacher', files['teacher']])
+
+
+def test_a_distillation_s_config_is_no_student(run, files):
+    run()[1].dump(files['student'])
+    with pytest.raises(SystemExit, match="is a distillation's config already: run it without"):
+        run()
+
+
+def test_a_loss_that_does_not_fit_says_so(run, gfl, write_teacher, files):
+    Config(write_teacher(gfl())['config']).dump(files['teacher'])
+    with pytest.raises(SystemExit, match=r'error: WTTMLoss compares logits .* distil features'):
+        run('--distill', 'fmkt', 'wttm')
+
+
+def test_a_teacher_without_published_weights_needs_a_file(files):
+    base = 'mmdet::_base_/models/retinanet_r50_fpn.py'
+    arguments = [files['student'], '--work-dir', files['work_dir'], '--teacher', base]
+    with pytest.raises(SystemExit, match='no published checkpoint of .*give --teacher-checkpoint'):
+        one_line.with_resolved_config(arguments)
+
+
+def test_help_names_the_methods(capsys):
+    assert one_line.with_resolved_config(['--help']) == ['--help']
+    shown = ' '.join(capsys.readouterr().out.split())
+    for text in ('--teacher', '--teacher-checkpoint', '--check-teacher', 'fmkt (default)', 'wttm'):
+        assert text in shown
+
+
+def test_paths_are_added_once(monkeypatch):
+    monkeypatch.setattr(sys, 'path', ['script', 'other'])
+    mm_tool.make_importable()
+    mm_tool.make_importable()
+    assert sys.path == [str(mm_tool.ROOT), str(mm_tool.ROOT / 'tools'), 'other']

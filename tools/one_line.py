@@ -1,0 +1,288 @@
+"""Distillation of a plain config from the command line: makes the config that one would write.
+
+What `tools/train.py STUDENT_CONFIG --teacher TEACHER_CONFIG ...` and `tools/plan.py` share.
+"""
+
+import argparse
+import copy
+import os
+import os.path as osp
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+from mm_tool import (
+    ROOT,
+    argument_parser,
+    check_config,
+    check_work_dir,
+    required_packages,
+)
+
+if TYPE_CHECKING:
+    from mmengine.config import Config, ConfigDict
+
+DEFAULTS = {'mmpretrain': ['wttm']}
+"""Terms of `--distill` where it is left out; all others have FM-KT, which fits any two pyramids."""
+
+OF_DISTILLER = ('student', 'teacher', 'losses', 'terms', 'task_loss_weight', 'seed')
+"""Parts of the Distiller's config that options may change."""
+
+CHECK = 'distill_teacher'
+"""Name of the hook that `--check-teacher` adds, among the default hooks."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that make a distillation of a plain config."""
+    group = parser.add_argument_group('distillation of a plain CONFIG, without writing a file')
+    group.add_argument('--teacher', help="the teacher's config: a file or 'mmdet::...py'")
+    group.add_argument(
+        '--teacher-checkpoint',
+        metavar='FILE',
+        help="its weights, file or URL (default: those published for 'mmdet::...py')",
+    )
+    group.add_argument(
+        '--distill',
+        nargs='+',
+        metavar='NAME',
+        help='methods: fmkt (default), pkd and cwd for any two detectors; wttm, ttm, kd, dkd, dist '
+        'where both heads are of one family; of classifiers wttm (default), kd, dkd, dist, ttm, '
+        'fmkt, fmkt_stages',
+    )
+
+
+def with_resolved_config(arguments: Sequence[str]) -> list[str]:
+    """Arguments of a training tool, of which ours are replaced by the config that they describe.
+
+    It is written to the work directory as `<student config>_distilled.py`. Arguments without ours
+    come back as they are.
+
+    Args:
+        arguments: Those of the command line.
+
+    Raises:
+        SystemExit: If they describe no distillation; the message says why.
+    """
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
+    add_options(own)
+    own.add_argument(
+        '--check-teacher',
+        type=int,
+        metavar='N',
+        help='evaluate the teacher on N validation images before training',
+    )
+    if {'-h', '--help'} & set(arguments):
+        print(own.format_help())
+        return list(arguments)
+    asked, rest = own.parse_known_args(arguments)
+    if all(value is None for value in vars(asked).values()):
+        return list(arguments)
+    hook = {}
+    if asked.check_teacher is not None:
+        hook = dict(type='mmkd_fm.TeacherCheckHook', num_images=asked.check_teacher)
+    if asked.teacher is None and asked.distill is None and asked.teacher_checkpoint is None:
+        options = [f'default_hooks.{CHECK}.{key}={value}' for key, value in hook.items()]
+        return [*rest, '--cfg-options', *options]
+    parser = argument_parser()
+    add_options(parser)
+    parser.add_argument('--check-teacher', type=int)
+    parser.set_defaults(work_dir=None)
+    parsed = parser.parse_known_args(arguments)[0]
+    try:
+        path = _write(parsed, hook)
+    except ValueError as error:
+        sys.exit(f'error: {error}')
+    replaced = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    replaced.add_argument('--work-dir')
+    replaced.add_argument('--cfg-options', nargs='+')
+    rest = replaced.parse_known_args(rest)[1]
+    rest[rest.index(parsed.config)] = str(path)
+    return [*rest, '--work-dir', str(path.parent)]
+
+
+def _write(arguments: argparse.Namespace, hook: dict) -> Path:
+    """Write the config that the arguments describe; gives its path."""
+    if arguments.config is None:
+        raise ValueError("expected the student's config before --teacher and --distill")
+    cfg = resolve(**described(arguments))
+    _find(cfg.model.teacher, arguments.teacher)
+    if hook:
+        cfg.default_hooks[CHECK] = hook
+    name = f'{Path(arguments.config).stem}_distilled'
+    cfg.work_dir = osp.abspath(
+        arguments.work_dir or cfg.get('work_dir') or osp.join('work_dirs', name)
+    )
+    check_work_dir(cfg.work_dir)
+    path = Path(cfg.work_dir, f'{name}.py')
+    # each process of a distributed training writes the same; none may read half of it
+    part = path.with_suffix(f'.{os.getpid()}.part')
+    part.write_text(cfg.pretty_text, encoding='utf-8')
+    os.replace(part, path)
+    print(f'distillation config: {path}')
+    return path
+
+
+def described(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `resolve` is given for parsed arguments."""
+    return dict(
+        student=arguments.config,
+        teacher=arguments.teacher,
+        checkpoint=arguments.teacher_checkpoint,
+        names=arguments.distill,
+        options=arguments.cfg_options,
+    )
+
+
+def resolve(
+    student: str,
+    teacher: Optional[str],
+    checkpoint: Optional[str] = None,
+    names: Optional[Sequence[str]] = None,
+    options: Optional[dict] = None,
+) -> 'Config':
+    """The config of a distillation, complete in itself.
+
+    Args:
+        student: The plain student's config, a file or a name such as 'mmdet::...py'.
+        teacher: The teacher's config, likewise; that of a file is taken over.
+        checkpoint: The teacher's weights, a file or URL. None takes those published for a teacher
+            that is a name.
+        names: Methods; None takes the default.
+        options: Changes of the resolved config, as of `--cfg-options`.
+
+    Raises:
+        ValueError: If there is no teacher, a name is unknown, no levels correspond, a part can't be
+            built, or an option is for the plain student's config.
+    """
+    from mmengine.config import ConfigDict
+
+    from plan_models import common_levels
+
+    if teacher is None:
+        raise ValueError("--distill needs a teacher: --teacher CONFIG, a file or 'mmdet::...py'")
+    cfg = _read(student)
+    if 'model' not in cfg:
+        raise ValueError(f'{student} has no model; give a complete config of the student')
+    if 'student' in cfg.model:
+        raise ValueError(
+            f"{student} is a distillation's config already: run it without --teacher and "
+            f"--distill, or give the plain student's"
+        )
+    methods, hooks = _methods(cfg)
+    chosen = _choose(names or DEFAULTS.get(cfg.get('default_scope'), ['fmkt']), methods)
+    cfg.default_hooks = ConfigDict(cfg.get('default_hooks') or {}, **hooks)
+    teacher_cfg = _teacher(teacher, checkpoint, cfg)
+    cfg.model = ConfigDict(
+        type='mmkd_fm.Distiller',
+        student=cfg.model,
+        teacher=teacher_cfg,
+        losses={name: methods[name] for name in chosen},
+    )
+    _merge(cfg, options or {})
+    for name, levels in common_levels(cfg).items():
+        if name in chosen and cfg.model.losses[name].levels == methods[name].levels != levels:
+            print(f'{name}: the levels {levels} of the student have a partner of the same stride')
+            cfg.model.losses[name].levels = levels
+    return cfg
+
+
+def _read(path: str) -> 'Config':
+    from mmengine.config import Config
+    from mmengine.hub import get_config
+
+    with required_packages():
+        if '::' in path:
+            try:
+                return get_config(path)
+            except FileNotFoundError as error:
+                raise ValueError(f'there is no config {path!r} ({error})') from error
+        check_config(path)
+        return Config.fromfile(path)
+
+
+def _methods(cfg: 'Config') -> tuple['ConfigDict', 'ConfigDict']:
+    """The losses to choose from for a plain student, and the hooks."""
+    from mmengine.config import Config
+
+    if cfg.get('default_scope') == 'mmpretrain':
+        base = Config.fromfile(ROOT / 'configs' / '_base_' / 'distill_cls.py')
+        return base.cls_losses, base.distill_hooks
+    base = Config.fromfile(ROOT / 'configs' / '_base_' / 'distill_runtime.py')
+    heads = cfg.model.get('roi_head')
+    if heads:
+        cascade = isinstance(heads.get('bbox_head'), (list, tuple))
+        return (base.cascade_losses if cascade else base.roi_losses), base.distill_hooks
+    losses = base.gfl_losses if 'bbox_head' in cfg.model else base.feature_losses
+    return losses, base.distill_hooks
+
+
+def _choose(names: Sequence[str], methods: dict) -> list[str]:
+    """Names of the losses; one that each stage of a cascade has, such as wttm, stands for all."""
+    chosen = []
+    for name in names:
+        stages = [key for key in methods if key.rpartition('_')[0] == name and key[-1].isdigit()]
+        if name not in methods and not stages:
+            hint = ' (the config stands before --distill)' if name.endswith('.py') else ''
+            raise ValueError(
+                f'--distill: unknown method {name!r}{hint}; valid names for this student: '
+                f'{", ".join(methods)}'
+            )
+        chosen += [name] if name in methods else stages
+    return chosen
+
+
+def _teacher(config: str, checkpoint: Optional[str], student: 'Config') -> dict:
+    """Arguments of the FrozenTeacher; what the teacher's config imports, the student's does too."""
+    from mmengine.config import ConfigDict
+    from mmengine.hub import get_config
+
+    cfg = _read(config)
+    imports = cfg.get('custom_imports')
+    if imports:
+        own = student.get('custom_imports') or dict(imports=[])
+        modules = [m for part in (own, imports) for m in _as_list(part['imports'])]
+        student.custom_imports = dict(imports=list(dict.fromkeys(modules)))
+    if '::' in config:
+        if checkpoint is None:
+            checkpoint = get_config(config, pretrained=True).get('model_path')
+        return dict(config=config, checkpoint=checkpoint)
+    if 'model' not in cfg:
+        raise ValueError(f"{config} has no model; give the teacher's complete config")
+    model = cfg.model.get('student', cfg.model)  # a distilled student can teach
+    kept = {k: cfg[k] for k in ('data_preprocessor', 'default_scope') if k in cfg}
+    return dict(config=ConfigDict(model=model, **kept), checkpoint=checkpoint)
+
+
+def _as_list(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _find(teacher: 'ConfigDict', config: str) -> None:
+    """Let the checkpoint be found from any directory."""
+    checkpoint = teacher.checkpoint
+    if checkpoint is None:
+        raise ValueError(
+            f'there is no published checkpoint of {config}: give --teacher-checkpoint FILE'
+        )
+    if '://' in checkpoint:
+        return
+    teacher.checkpoint = osp.abspath(osp.expanduser(checkpoint))
+    if not osp.isfile(teacher.checkpoint):
+        raise ValueError(
+            f'teacher checkpoint {checkpoint!r} does not exist; give --teacher-checkpoint FILE, '
+            f'that of the trained teacher'
+        )
+
+
+def _merge(cfg: 'Config', options: dict) -> None:
+    """Merge options into a resolved config, unless they are meant for the plain student's."""
+    for key in options:
+        top, _, rest = key.partition('.')
+        if top == 'model' and rest.split('.')[0] not in OF_DISTILLER:
+            raise ValueError(
+                f'--cfg-options {key}: the model is the Distiller now, the student is in it; write '
+                f'model.student.{rest} (or another of '
+                f'{", ".join(f"model.{name}" for name in OF_DISTILLER)})'
+            )
+    cfg.merge_from_dict(copy.deepcopy(options))
