@@ -50,5 +50,5 @@ test: env
 
 lint: $(if $(PYTHON),,env)
 	$(call need,ruff,ruff==0.17.5)
-	$(PY) -m ruff check .
+	$(PY) -m ruff check --no-cache .
 	$(PY) -m ruff format --check .

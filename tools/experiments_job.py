@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments_logs import last_checkpoint, length
-
 from experiments_record import result_path
 from experiments_table import ROOT, Row, Table, Teacher, as_arguments, load_config
 

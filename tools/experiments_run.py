@@ -12,6 +12,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
+from rich.console import Console
+
+from demo_training import clock
+from experiments_job import Job
 from experiments_logs import (
     TIMES,
     curve,
@@ -20,10 +24,6 @@ from experiments_logs import (
     validations,
     with_metric,
 )
-from rich.console import Console
-
-from demo_training import clock
-from experiments_job import Job
 from experiments_processes import Processes, gpus, locked
 from experiments_record import (
     check_legs,

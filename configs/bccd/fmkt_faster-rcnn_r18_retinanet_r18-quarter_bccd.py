@@ -1,0 +1,21 @@
+"""FM-KT^Theta on BCCD, Faster R-CNN R18 -> RetinaNet R18 of a quarter of the width.
+
+The levels of the strides that both have, 8 to 64, are paired. Ours: not run. Train the teacher
+first, with faster-rcnn_r18_bccd.py.
+
+    python tools/train.py configs/bccd/fmkt_faster-rcnn_r18_retinanet_r18-quarter_bccd.py
+"""
+
+_base_ = ['./retinanet_r18-quarter_bccd.py', '../_base_/distill_runtime.py']
+default_hooks = {{_base_.distill_hooks}}
+model = dict(
+    _delete_=True,
+    type='mmkd_fm.Distiller',
+    student={{_base_.model}},
+    teacher=dict(
+        config='{{fileDirname}}/faster-rcnn_r18_bccd.py',
+        checkpoint='work_dirs/faster-rcnn_r18_bccd/epoch_32.pth',
+    ),
+    losses={{_base_.feature_losses}},
+    terms=['fmkt'],
+)
