@@ -129,7 +129,9 @@ def machine_text(runs: Sequence[dict]) -> str:
     where = [run['environment'] for run in runs]
 
     def listed(key: str) -> str:
-        return ', '.join(dict.fromkeys(str(part[key]) for part in where if key in part))
+        # a run in several legs has several commits
+        values = (v for part in where if key in part for v in str(part[key]).split(', '))
+        return ', '.join(dict.fromkeys(values))
 
     packages = [f'{name} {listed(name)}' for name in ('mmdet', 'mmpretrain') if listed(name)]
     dirty = sum(part['dirty'] for part in where)
