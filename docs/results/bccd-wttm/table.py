@@ -12,6 +12,7 @@ baselines = ['plain']
 
 
 def epochs(number):
+    """Options of a training of so many epochs."""
     return {
         'train_cfg.max_epochs': number,
         'train_cfg.val_interval': number,
