@@ -23,7 +23,7 @@ def read_config(path: str) -> tuple[ConfigDict, str | None, str | None]:
     """Config of the Distiller, the name of its FM-KT term and that of its logit term.
 
     Of several logit terms the first in `LOGIT_LOSSES` counts; those on box distributions, with a
-    dict as their tap, don't. Of a catalogue of losses only what `terms` names is seen.
+    dict as their tap, don't. Of a catalogue of losses only what `terms` names is kept.
 
     Args:
         path: Config file.
@@ -56,6 +56,7 @@ def read_config(path: str) -> tuple[ConfigDict, str | None, str | None]:
             f'or with one of {", ".join(LOGIT_LOSSES)}; got {model.get("type")} of '
             f'{config.get("default_scope")} with the losses {kinds}; see configs/retinanet for one'
         )
+    model = with_losses(model, {name: losses[name] for name in used})
     return model, next(iter(flows), None), next(iter(logits), None)
 
 
