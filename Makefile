@@ -27,7 +27,7 @@ help:
 	@echo '             to be compiled; a second when it is there already)'
 	@echo 'make demo    trains a small detector with and without distillation, makes a report'
 	@echo '             (minutes on a CPU)'
-	@echo 'make test    all tests (up to 25 min on two cores; the quick ones, a minute:'
+	@echo 'make test    all tests (15 to 25 min on two cores; without the slow ones:'
 	@echo "             make test ARGS='-m \"not slow\"')"
 	@echo 'make lint    ruff check and ruff format --check (a second)'
 	@echo
