@@ -6,26 +6,12 @@ python tools/train.py configs/bccd/retinanet_r18_bccd.py
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     '../_base_/datasets/bccd.py',
-    '../_base_/schedules/from_scratch.py',
+    '../_base_/schedules/from_scratch_32e.py',
     'mmdet::_base_/default_runtime.py',
 ]
-max_epochs = 32
 model = dict(
     backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=128),
     bbox_head=dict(num_classes=3, in_channels=128, feat_channels=128, stacked_convs=2),
 )
-train_cfg = dict(max_epochs=max_epochs)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        eta_min=0,
-        begin=0,
-        end=max_epochs,
-        T_max=max_epochs,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    ),
-]
 default_hooks = dict(logger=dict(interval=13), checkpoint=dict(interval=4, max_keep_ckpts=1))

@@ -51,9 +51,9 @@ class TeacherCheckHook(Hook):
             runner.logger.warning(f'the teacher is not checked: {reason}')
             return
         with preserved_generators():
-            metrics = _evaluate(model.teacher, runner, self.num_images)
+            count, metrics = _evaluate(model.teacher, runner, self.num_images)
         text = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
-        runner.logger.info(f'the teacher on {self.num_images} validation images: {text}')
+        runner.logger.info(f'the teacher on {count} validation images: {text}')
         name, value = next(iter(metrics.items()))
         value *= 100 if name.endswith('mAP') else 1
         published = _published(runner)
@@ -87,8 +87,11 @@ def _why_not(model: nn.Module, runner) -> Optional[str]:
 
 
 @torch.no_grad()
-def _evaluate(teacher: FrozenTeacher, runner, num_images: int) -> dict[str, float]:
-    """Metrics of the teacher on evenly spread images; each process predicts its share of them."""
+def _evaluate(teacher: FrozenTeacher, runner, num_images: int) -> tuple[int, dict[str, float]]:
+    """How many evenly spread images there are, and the teacher's metrics on them.
+
+    Each process predicts its share.
+    """
     loader, evaluator = runner.val_dataloader, copy.deepcopy(runner.val_evaluator)
     dataset = loader.dataset
     count = min(num_images, len(dataset))
@@ -103,7 +106,7 @@ def _evaluate(teacher: FrozenTeacher, runner, num_images: int) -> dict[str, floa
     for metric in evaluator.metrics:
         if hasattr(metric, 'img_ids'):  # COCO and LVIS: else all others would count as missed
             metric.img_ids = images
-    return evaluator.evaluate(count)
+    return count, evaluator.evaluate(count)
 
 
 def _predict(teacher: FrozenTeacher, batch: Any) -> list:

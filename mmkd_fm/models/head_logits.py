@@ -255,9 +255,18 @@ class ClassMap:
 
         Args:
             target: Classes of the student, int64, shape (N,).
+
+        Raises:
+            ValueError: If a class is none of the student's.
         """
         if self.class_map is None:
             return target, torch.zeros_like(target, dtype=torch.bool)
+        last = len(self.class_map) - 1
+        if len(target) and not 0 <= target.min() <= target.max() <= last:
+            raise ValueError(
+                f'labels must be from 0 to {last}, the classes of class_map, but got '
+                f'{target.min().item()} to {target.max().item()}; check num_classes and the labels'
+            )
         mapped = torch.tensor(self.class_map, device=target.device) >= 0
         columns = mapped.cumsum(dim=0) - 1
         return columns[target].clamp(min=0), ~mapped[target]

@@ -245,6 +245,13 @@ def test_dkd_leaves_out_samples_whose_class_is_not_mapped():
     torch.testing.assert_close(value, expected)
 
 
+@pytest.mark.parametrize('label', [-1, 4])
+def test_dkd_with_a_class_map_refuses_labels_out_of_range(label):
+    target = torch.tensor([0, 1, label])
+    with pytest.raises(ValueError, match=r'labels must be from 0 to 3, .*check num_classes'):
+        DKDLoss(class_map=[2, -1, 0, 1])(torch.zeros(3, 4), torch.zeros(3, 3), target=target)
+
+
 def test_a_softmax_with_background_is_read_as_it_is(outputs):
     heads = tapped(sigmoid=False), tapped('teacher', sigmoid=False)
     s, t = map(rows, outputs)
