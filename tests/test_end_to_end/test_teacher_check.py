@@ -129,7 +129,8 @@ def test_only_the_chosen_images_count(distill_config, make_runner, perfect, data
     teacher = runner.model.teacher
     teacher.model.test_step = perfect(data)
     for count in (1, 2, 4):
-        metrics = teacher_check_hook._evaluate(teacher, runner, count)
+        evaluated, metrics = teacher_check_hook._evaluate(teacher, runner, count)
+        assert evaluated == count
         assert metrics['coco/bbox_mAP'] == 1
     (metric,) = runner.val_evaluator.metrics
     assert isinstance(metric, CocoMetric) and metric.img_ids is None and metric.results == []
@@ -221,7 +222,7 @@ def test_what_is_warned_of(share, warning, monkeypatch, caplog):
     runner.model = SimpleNamespace(teacher=SimpleNamespace(model=None))
     runner.logger = MMLogger.get_instance('published', log_level=logging.INFO)
     monkeypatch.setattr(teacher_check_hook, '_why_not', lambda *args: None)
-    monkeypatch.setattr(teacher_check_hook, '_evaluate', lambda *a: {'coco/bbox_mAP': share})
+    monkeypatch.setattr(teacher_check_hook, '_evaluate', lambda *a: (9, {'coco/bbox_mAP': share}))
     with attached(caplog.handler, runner.logger):
         TeacherCheckHook(tolerance=5).before_train(runner)
     warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
