@@ -5,6 +5,7 @@ from typing import Any
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 from mmkd_fm import checkpoint as checkpoint  # installs the safe checkpoint loader
@@ -13,6 +14,12 @@ MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmkd_fm', locations=['
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmkd_fm', locations=['mmkd_fm.hooks'])
 METRICS = Registry(
     'metric', parent=MMENGINE_METRICS, scope='mmkd_fm', locations=['mmkd_fm.evaluation']
+)
+TRANSFORMS = Registry(
+    'transform',
+    parent=MMENGINE_TRANSFORMS,
+    scope='mmkd_fm',
+    locations=['mmkd_fm.transforms'],
 )
 
 

@@ -30,7 +30,7 @@ print(float(loss), len(steps))
 
 THROUGH_THE_REGISTRY = """
 import sys
-from mmengine.registry import HOOKS, METRICS, MODELS, init_default_scope
+from mmengine.registry import HOOKS, METRICS, MODELS, TRANSFORMS, init_default_scope
 
 init_default_scope('mmdet')
 assert not any(name.startswith('mmkd_fm') for name in sys.modules)
@@ -44,6 +44,7 @@ for name in (
 ):
     print(HOOKS.get(f'mmkd_fm.{name}').__name__)
 print(METRICS.get('mmkd_fm.TeacherAgreement').__name__)
+print(TRANSFORMS.get('mmkd_fm.InMemory').__name__)
 """
 
 
@@ -61,8 +62,8 @@ def test_functional_needs_torch_alone():
 
 def test_types_are_found_through_mmengines_registries_without_custom_imports():
     names = run(THROUGH_THE_REGISTRY)
-    assert len(names) == 16
-    assert {'Distiller', 'WTTMLoss', 'DistillStateHook'} <= set(names)
+    assert len(names) == 17
+    assert {'Distiller', 'WTTMLoss', 'DistillStateHook', 'InMemory'} <= set(names)
 
 
 def test_public_functions_are_documented():

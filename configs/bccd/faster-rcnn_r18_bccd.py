@@ -1,23 +1,24 @@
-"""BCCD teacher of another family: Faster R-CNN R18, FPN 128, 32 epochs from random weights.
+"""BCCD teacher of another family: Faster R-CNN R18, FPN 128, at 256x192, 24 epochs. Plain mmdet.
 
-Ours: not run. Plain mmdet.
+Anchors, sampler and box head are small, as the images are; from random weights.
 
     python tools/train.py configs/bccd/faster-rcnn_r18_bccd.py
 """
 
 _base_ = [
     'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
-    '../_base_/datasets/bccd.py',
-    '../_base_/schedules/from_scratch_32e.py',
+    '../_base_/datasets/bccd_256x192.py',
+    '../_base_/schedules/from_scratch_24e.py',
     'mmdet::_base_/default_runtime.py',
 ]
 model = dict(
     backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=128),
-    rpn_head=dict(in_channels=128, feat_channels=128),
+    rpn_head=dict(in_channels=128, feat_channels=128, anchor_generator=dict(scales=[4])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=128),
-        bbox_head=dict(in_channels=128, fc_out_channels=512, num_classes=3),
+        bbox_head=dict(in_channels=128, fc_out_channels=256, num_classes=3),
     ),
+    train_cfg=dict(rcnn=dict(sampler=dict(num=128))),
 )
 default_hooks = dict(logger=dict(interval=13), checkpoint=dict(interval=4, max_keep_ckpts=1))

@@ -1,12 +1,12 @@
-"""FM-KT^Theta on BCCD, Faster R-CNN R18 -> RetinaNet R18 of a quarter of the width.
+"""FM-KT^Theta on BCCD, Faster R-CNN R18 -> RetinaNet R18 of a quarter of the width, at 256x192.
 
-The levels of the strides that both have, 8 to 64, are paired. Ours: not run. Train the teacher
-first, with faster-rcnn_r18_bccd.py.
+The levels of the strides that both have, 8 to 64, are paired. Train the teacher first, with
+faster-rcnn_r18_bccd.py.
 
     python tools/train.py configs/bccd/fmkt_faster-rcnn_r18_retinanet_r18-quarter_bccd.py
 """
 
-_base_ = ['./retinanet_r18-quarter_bccd.py', '../_base_/distill_runtime.py']
+_base_ = ['./retinanet_r18-quarter_256x192_bccd.py', '../_base_/distill_runtime.py']
 default_hooks = {{_base_.distill_hooks}}
 model = dict(
     _delete_=True,
@@ -14,7 +14,8 @@ model = dict(
     student={{_base_.model}},
     teacher=dict(
         config='{{fileDirname}}/faster-rcnn_r18_bccd.py',
-        checkpoint='work_dirs/faster-rcnn_r18_bccd/epoch_32.pth',
+        checkpoint='work_dirs/faster-rcnn_r18_bccd/epoch_24.pth',
+        cache=0.5,
     ),
     losses={{_base_.feature_losses}},
     terms=['fmkt'],

@@ -99,6 +99,11 @@ def tensors(output: Any) -> list[Tensor]:
     return []
 
 
+def versions_of(output: Any) -> tuple[int, ...]:
+    """How often each tensor in what a module gave was modified in place."""
+    return tuple(tensor._version for tensor in tensors(output))
+
+
 @contextmanager
 def record(
     model: nn.Module,
@@ -133,7 +138,7 @@ def record(
         def call(*args, **kwargs):
             output = forward(*args, **kwargs)
             kept = args if path in inputs else output
-            records[path].append((kept, tuple(t._version for t in tensors(kept))))
+            records[path].append((kept, versions_of(kept)))
             if stop_early and all(records.values()):
                 raise _AllRecorded
             return output
@@ -174,7 +179,7 @@ def read(records: Records, tap: Taps, model: nn.Module) -> Any:
             f'{", ".join(n for n, _ in module.named_children())}'
         )
     output, versions = calls[0]
-    if versions != tuple(tensor._version for tensor in tensors(output)):
+    if versions != versions_of(output):
         raise RuntimeError(
             f'tap {str(tap)!r}: {name} modified the output in place after it was recorded; '
             f'tap the module that uses it, or set inplace=False there'

@@ -18,7 +18,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from mmkd_fm.generators import preserved_generators
-from mmkd_fm.models.taps import Records, record
+from mmkd_fm.models.taps import Records, Tap, read, record, versions_of
+from mmkd_fm.models.teacher_cache import TeacherCache
 
 # Keys that real zoo files hold besides the model's own.
 _FOREIGN_PREFIXES = ('data_preprocessor.', 'ema_')
@@ -40,10 +41,12 @@ class FrozenTeacher:
         checkpoint: File or URL of its weights, read by `load`.
         input_scale: Size of its images over that of the student's, above 0: with 1.5 it sees them
             at one and a half times the resolution.
+        cache: Gigabytes of memory for what it gave for views that come again, see `TeacherCache`;
+            None keeps nothing.
 
     Raises:
         ValueError: If the config has no model, or doesn't say how the teacher sees images, or
-            ``input_scale`` is no factor.
+            ``input_scale`` is no factor, or ``cache`` no size.
 
     Example:
         >>> teacher = FrozenTeacher('mmdet::retinanet/retinanet_r101_fpn_1x_coco.py', 'r101.pth')
@@ -55,10 +58,12 @@ class FrozenTeacher:
         config: Union[str, dict],
         checkpoint: Optional[str] = None,
         input_scale: float = 1.0,
+        cache: Optional[float] = None,
     ) -> None:
         _check_scale(input_scale)
         self.checkpoint = checkpoint
         self.input_scale = input_scale
+        self.cache = None if cache is None else TeacherCache(cache)
         self.is_loaded = False
         cfg = _read_config(config)
         if 'model' not in cfg:
@@ -91,12 +96,18 @@ class FrozenTeacher:
         _load_strictly(self.model, state, self.checkpoint)
         self.model.to(device=device, dtype=dtype)
         self.is_loaded = True
+        self._changed()
 
     def apply(self, fn) -> None:
         """Move or cast the teacher with its owner (`nn.Module._apply`), once it is loaded."""
         if self.is_loaded:
             self.model._apply(fn)
             self.model._set_device(next(self.model.parameters()).device)
+            self._changed()
+
+    def _changed(self) -> None:
+        if self.cache is not None:
+            self.cache.clear()
 
     def view(self, images: Images, scale: Optional[float] = None) -> Tensor:
         """Its own view of raw images: resized, normalised, ordered and padded its way.
@@ -119,6 +130,18 @@ class FrozenTeacher:
             inputs: Its own view of the batch, shape (N, 3, H, W).
             paths: Module paths.
         """
+        if self.cache is None:
+            return self._run(inputs, paths)
+        paths = sorted(paths)
+
+        def outputs(view: Tensor) -> dict[str, Any]:
+            records = self._run(view, paths)
+            return {path: read(records, Tap(path), self.model) for path in paths}
+
+        found = self.cache(inputs, outputs, salt=' '.join(paths))
+        return {path: [(found[path], versions_of(found[path]))] for path in paths}
+
+    def _run(self, inputs: Tensor, paths: Iterable[str]) -> Records:
         with record(self.model, paths, stop_early=True) as records:
             self.model(inputs, mode='tensor')
         return records

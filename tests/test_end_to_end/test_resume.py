@@ -17,12 +17,26 @@ RUNS = {
     'worker': dict(ema=True),
     'no-seed': dict(seed=None),
     'no-seed-worker': dict(seed=None),
+    'cache': dict(ema=True),
 }
 WORKER = {
     'train_dataloader.num_workers': 1,
     'train_dataloader.batch_sampler': dict(type='AspectRatioBatchSampler'),
 }
-OPTIONS = {'worker': WORKER, 'no-seed-worker': WORKER}
+LOAD = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(80, 64), keep_ratio=False),
+]
+CACHE = {  # views come again, and some of them don't fit
+    'model.teacher.cache': 5e-4,
+    'train_dataloader.dataset.pipeline': [
+        dict(type='mmkd_fm.InMemory', transforms=LOAD),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PackDetInputs'),
+    ],
+}
+OPTIONS = {'worker': WORKER, 'no-seed-worker': WORKER, 'cache': CACHE}
 COMPARED = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'distill_state')
 
 
@@ -44,7 +58,9 @@ def test_resume_equals_the_uninterrupted_run(name, distill_config, train, tmp_pa
     assert sorted(expected) == list(range(1, 17)) and sorted(got) == list(range(9, 17))
     assert tools.differences({i: expected[i] for i in got}, got) == []
     assert len({line['fmkt_steps'] for line in got.values()}) > 1  # several numbers were drawn
-    assert 'not equal to the uninterrupted run' not in tools.read_log(resumed)
+    logs = [tools.read_log(run) for run in (straight, resumed)]
+    assert 'not equal to the uninterrupted run' not in logs[1]
+    assert ['teacher cache: 0.0005 GB are full' in log for log in logs] == [name == 'cache'] * 2
 
 
 BY_ITER = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.checkpoint.interval': 3}

@@ -8,18 +8,21 @@ dataset_type = 'CocoDataset'
 data_root = 'data/bccd/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
 
-load = [
-    dict(type='LoadImageFromFile', backend_args=None),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(320, 240), keep_ratio=True),
-]
+load = dict(
+    type='mmkd_fm.InMemory',  # each worker decodes an image once
+    transforms=[
+        dict(type='LoadImageFromFile', backend_args=None),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='Resize', scale=(320, 240), keep_ratio=True),
+    ],
+)
 train_pipeline = [
-    *load,
+    load,
     dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
-    *load,
+    load,
     dict(
         type='PackDetInputs',
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),

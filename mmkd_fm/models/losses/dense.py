@@ -59,7 +59,8 @@ class DenseRows:
         for tapped in (student, teacher):
             _check_parts(tapped, self.boxes, name)
         scores = [t['scores'] if isinstance(t, dict) else t for t in (student, teacher)]
-        self.student, self.teacher = (read_head(tapped, name) for tapped in scores)
+        heads = [read_head(tapped, name) for tapped in scores]
+        self.student, self.teacher = heads
         self.pairs: Optional[list[tuple[int, int]]] = None
         if loss.levels is not None:
             self.pairs = pair_levels(*scores, loss.levels)
@@ -74,15 +75,11 @@ class DenseRows:
         self.form = loss.form if self.student.sigmoid else 'softmax'
         self.channels = self.student.channels
         if isinstance(student, dict) and isinstance(teacher, dict):
-            if self.best_anchor or self.pairs:
+            if self.best_anchor:
                 raise ValueError(
-                    f'{name} compares the box distributions of all levels and anchors; leave '
-                    f'anchors= and levels= out'
+                    f'{name} compares the box distributions of all anchors; leave anchors= out'
                 )
-            bins = [
-                read_bins(student['boxes'], self.student, name),
-                read_bins(teacher['boxes'], self.teacher, name),
-            ]
+            bins = [read_bins(t['boxes'], head, name) for t, head in zip((student, teacher), heads)]
             if bins[0] != bins[1]:
                 raise ValueError(
                     f'{name}: the box distributions of the student have {bins[0]} bins, those of '

@@ -1,5 +1,7 @@
 """Logit losses on dense heads: their options, and the heads of mmdet."""
 
+import dataclasses
+
 import pytest
 import torch
 from mmengine.structures import BaseDataElement
@@ -450,10 +452,32 @@ def test_a_softmax_has_no_best_anchor():
         connected(WTTMLoss, *heads, anchors='max')
 
 
-@pytest.mark.parametrize('options', [dict(anchors='max'), dict(levels=[0])], ids=str)
-def test_box_distributions_are_those_of_all_anchors_and_levels(options):
-    with pytest.raises(ValueError, match='leave anchors= and levels= out'):
-        connected(WTTMLoss, *box_heads(), **options)
+def test_box_distributions_are_those_of_all_anchors():
+    with pytest.raises(ValueError, match='leave anchors= out'):
+        connected(WTTMLoss, *box_heads(), anchors='max')
+
+
+def test_box_distributions_of_some_levels_are_compared_by_their_strides():
+    student, teacher = box_heads()
+    # the teacher's levels have the strides 4 and 8: its second belongs to the student's first
+    teacher = {
+        name: dataclasses.replace(
+            part, levels=tuple(Level(o.channels, o.stride // 2) for o in part.levels)
+        )
+        for name, part in teacher.items()
+    }
+    with pytest.raises(ValueError, match=r'levels=\[0\] takes the levels that both have'):
+        connected(WTTMLoss, student, teacher)
+    ours, theirs, of_teacher = boxes(), boxes(1)[::-1], scores(seed=2)[::-1]
+    ours = [x.requires_grad_() for x in ours]
+    options = dict(levels=[0], weighting='none')
+    some = connected(WTTMLoss, student, teacher, **options)
+    result = some(dict(scores=None, boxes=ours), dict(scores=of_teacher, boxes=theirs))
+    s, t = rows(ours[:1], 5), rows(theirs[1:], 5)
+    expected = WTTMLoss().metric(s, t, weight=s.new_ones(len(s)))
+    torch.testing.assert_close(result['loss'], 4 * expected, rtol=1e-12, atol=0)
+    result['loss'].backward()
+    assert ours[0].grad.abs().sum() > 0 and ours[1].grad is None
 
 
 def test_a_head_with_anchors_teaches_one_without(retinanet, gfl, write_teacher, raw_batch, loss_of):
