@@ -94,7 +94,7 @@ class Worker:
     def _evaluate(self, job: Job, key: str, name: str, options: dict, lock: TextIO) -> dict:
         """Metrics of an evaluation: those of the last validation, or of a test."""
         metric, config = job.table.metric, ROOT / job.part.config
-        if name == VALIDATION and name not in job.table.evaluations:
+        if name == VALIDATION and not job.table.evaluations.get(name):
             last = validations(job.folder).get(job.length())
             if key == name and last is not None:
                 return with_metric(last, metric)

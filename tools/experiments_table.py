@@ -70,7 +70,8 @@ class Table:
         baselines: Rows that all others are compared with.
         teachers: Teachers by name.
         rows: Rows by name, in their order.
-        evaluations: Tests of each checkpoint, name -> options; empty takes the last validation.
+        evaluations: Tests of each checkpoint, name -> options; none, or 'validation' without
+            options, takes the last validation of the training.
     """
 
     folder: Path

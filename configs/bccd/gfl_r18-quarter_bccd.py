@@ -1,4 +1,4 @@
-"""BCCD student: GFL R18 of a quarter of the width, FPN 64, at 256x192, 24 epochs.
+"""BCCD student: GFL R18 of a quarter of the width, FPN 64, at 256x192, 16 epochs.
 
 python tools/train.py configs/bccd/gfl_r18-quarter_bccd.py
 """
@@ -6,7 +6,7 @@ python tools/train.py configs/bccd/gfl_r18-quarter_bccd.py
 _base_ = [
     '../_base_/models/gfl_r18_fpn.py',
     '../_base_/datasets/bccd_256x192.py',
-    '../_base_/schedules/from_scratch_24e.py',
+    '../_base_/schedules/from_scratch.py',
     'mmdet::_base_/default_runtime.py',
 ]
 model = dict(

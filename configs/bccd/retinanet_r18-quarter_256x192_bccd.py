@@ -1,4 +1,4 @@
-"""BCCD student at 256x192: RetinaNet R18 of a quarter of the width, FPN 64, 24 epochs.
+"""BCCD student at 256x192: RetinaNet R18 of a quarter of the width, FPN 64, 16 epochs.
 
 Its anchors are half the usual size, since cells are small.
 
@@ -8,7 +8,7 @@ python tools/train.py configs/bccd/retinanet_r18-quarter_256x192_bccd.py
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     '../_base_/datasets/bccd_256x192.py',
-    '../_base_/schedules/from_scratch_24e.py',
+    '../_base_/schedules/from_scratch.py',
     'mmdet::_base_/default_runtime.py',
 ]
 model = dict(

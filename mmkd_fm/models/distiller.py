@@ -35,7 +35,7 @@ class Distiller(BaseModel):
 
     Args:
         student: Config of the student, as in its own config file.
-        teacher: Arguments of `FrozenTeacher`: config, checkpoint and input_scale.
+        teacher: Arguments of `FrozenTeacher`: config, checkpoint, input_scale and cache.
         losses: Name of each term and its config: a registered loss of (student, teacher), with
             `tap` (module path, of the teacher too unless `teacher_tap` is given) and optionally
             `index` (item of the module's output) and `teacher_index`. A loss that compares several

@@ -93,9 +93,9 @@ class TeacherCache:
         share = self.hits / (self.hits + self.misses)
         print_log(
             f'teacher cache: {self.gigabytes:g} GB are full with {len(self.kept)} views; '
-            f'{share:.0%} of the views so far had come before. Others are computed each time: raise '
-            f'model.teacher.cache, or leave it out where hardly any view comes again, as with '
-            f'random crops or scales',
+            f'{share:.0%} of the views so far had come before. Others are computed each time: '
+            f'raise model.teacher.cache, or leave it out where hardly any view comes again, as '
+            f'with random crops or scales',
             'current',
         )
 

@@ -67,7 +67,7 @@ class InMemory(BaseTransform):
 
     def __getstate__(self) -> dict:
         """Copies, for a worker or a part of the data set, begin empty."""
-        return dict(self.__dict__, )
+        return dict(self.__dict__, kept={})
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.transforms})'

@@ -113,16 +113,20 @@ def test_a_table_is_interrupted_and_finished(tmp_path):
     assert '| plain student | 2 |' in page and '| kd, few | 2 |' in page
     assert (tmp_path / 'docs/figures/tiny_results.png').stat().st_size > 5_000
 
-    # another evaluation tests what is trained, and trains nothing
+    # another evaluation tests what is trained, and trains nothing; the last validation is read
     for path in results(folder).values():
         path.unlink()
     with open(folder / 'table.py', 'a') as table:
-        table.write("evaluations = dict(half={'test_dataloader.dataset.data_prefix': 'train'})")
+        half = "{'test_dataloader.dataset.data_prefix': 'train'}"
+        table.write(f'evaluations = dict(half={half}, validation={{}})')
     process = start(folder, tmp_path / 'work', '--rows', 'kd', '--seeds', '1')
     said = process.communicate()[0].decode()
     assert process.returncode == 0, said
     again = json.loads(results(folder)['kd_seed1'].read_text())
-    assert set(again['evaluations']) == {'half', 'half/few'}
+    assert set(again['evaluations']) == {'half', 'half/few', 'validation', 'validation/few'}
+    assert again['evaluations']['validation'] == kd['evaluations']['validation']
+    tests = tmp_path / 'work/kd_seed1/tests'
+    assert not (tests / 'validation').exists() and (tests / 'half').exists()
     assert again['curve'] == kd['curve'] and again['legs'] == 1
 
 

@@ -8,26 +8,23 @@ dataset_type = 'CocoDataset'
 data_root = 'data/bccd/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))
 
-load = dict(
-    type='mmkd_fm.InMemory',  # each worker decodes an image once
-    transforms=[
-        dict(type='LoadImageFromFile', backend_args=None),
-        dict(type='LoadAnnotations', with_bbox=True),
-        dict(type='Resize', scale=(320, 240), keep_ratio=True),
-    ],
-)
+load = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(320, 240), keep_ratio=True),
+]
+kept = dict(type='mmkd_fm.InMemory', transforms=load)  # each worker decodes an image once
 train_pipeline = [
-    load,
+    kept,
     dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
     dict(type='PackDetInputs'),
 ]
-test_pipeline = [
-    load,
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
+pack = dict(
+    type='PackDetInputs',
+    meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+)
+val_pipeline = [kept, pack]
+test_pipeline = [*load, pack]
 train_dataloader = dict(
     batch_size=8,
     num_workers=1,
@@ -57,7 +54,7 @@ val_dataloader = dict(
         ann_file='val.json',
         data_prefix=dict(img='images/'),
         test_mode=True,
-        pipeline=test_pipeline,
+        pipeline=val_pipeline,
     ),
 )
 test_dataloader = dict(
