@@ -72,7 +72,8 @@ def with_random_teacher(model: ConfigDict, folder: Path) -> ConfigDict:
     """The config with a teacher checkpoint of random weights, written to ``folder``."""
     path = folder / 'teacher.pth'
     torch.save(FrozenTeacher(model.teacher.config).model.state_dict(), path)
-    return ConfigDict(copy.deepcopy(model), teacher=dict(model.teacher, checkpoint=str(path)))
+    teacher = dict(model.teacher, checkpoint=str(path), cache=None)  # each forward is measured
+    return ConfigDict(copy.deepcopy(model), teacher=teacher)
 
 
 def with_encoder(model: ConfigDict, term: str, encoder: str | None) -> ConfigDict:

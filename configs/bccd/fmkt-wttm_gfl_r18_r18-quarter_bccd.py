@@ -15,7 +15,7 @@ model = dict(
     teacher=dict(
         config='{{fileDirname}}/gfl_r18_bccd.py',
         checkpoint='work_dirs/gfl_r18_bccd/epoch_24.pth',
-        cache=0.5,  # gigabytes: flips alone give three views of an image, which all come again
+        cache=2,  # gigabytes: flips alone give three views of an image, which all come again
     ),
     losses={{_base_.gfl_losses}},
     terms=['fmkt', 'wttm', 'wttm_boxes'],

@@ -15,7 +15,7 @@ model = dict(
     teacher=dict(
         config='{{fileDirname}}/faster-rcnn_r18_bccd.py',
         checkpoint='work_dirs/faster-rcnn_r18_bccd/epoch_24.pth',
-        cache=0.5,
+        cache=2,
     ),
     losses={{_base_.feature_losses}},
     terms=['fmkt'],
