@@ -17,7 +17,8 @@ train_dataloader = dict(
         data_root=data_root,
         data_prefix='train',
         pipeline=[
-            dict(type='LoadImageFromFile'),
+            # each worker decodes an image once
+            dict(type='mmkd_fm.InMemory', transforms=[dict(type='LoadImageFromFile')]),
             dict(type='RandomCrop', crop_size=32, padding=4),
             dict(type='RandomFlip', prob=0.5, direction='horizontal'),
             dict(type='PackInputs'),

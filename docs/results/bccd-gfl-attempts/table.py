@@ -52,12 +52,23 @@ pkd_backbone = {
     'backbone.levels': [1, 2, 3],
     'backbone.loss_weight': 8.0,
 }
+cwd = {'fmkt.metric.type': 'mmkd_fm.CWDLoss'}
 rows = dict(
     fmkt_wttm_boxes=row('FM-KT + WTTM on scores and boxes', ['fmkt', 'wttm', 'wttm_boxes']),
     fmkt_backbone=row('FM-KT on neck and backbone', ['fmkt', 'backbone'], **backbone),
     pkd_backbone=row('PKD on neck and backbone', ['pkd', 'backbone'], **pkd_backbone),
     pkd_wttm_boxes=row('PKD + WTTM on scores and boxes', ['pkd', 'wttm', 'wttm_boxes']),
-    fmkt_cwd=row('FM-KT with the metric CWD', ['fmkt'], **{'fmkt.metric.type': 'mmkd_fm.CWDLoss'}),
+    fmkt_cwd=row('FM-KT with the metric CWD', ['fmkt'], **cwd),
+    fmkt_cwd_wttm_boxes=row(
+        'FM-KT with the metric CWD + WTTM on scores and boxes',
+        ['fmkt', 'wttm', 'wttm_boxes'],
+        **cwd,
+    ),
+    cwd_wttm_boxes=row(
+        'CWD + WTTM on scores and boxes',
+        ['cwd', 'wttm', 'wttm_boxes'],
+        **{'cwd.loss_weight': 8.0},
+    ),
     fmkt_conv=row(
         'FM-KT, convolutional meta-encoder',
         ['fmkt'],
