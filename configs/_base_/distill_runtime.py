@@ -52,6 +52,12 @@ dense_losses = dict(
     dkd=dict(type='mmkd_fm.DKDLoss', temperature=1.0, **scores),
     dist=dict(type='mmkd_fm.DISTLoss', **scores),
 )
+# Dense heads with other numbers of anchors, of which the best of each location are compared:
+best_anchor_losses = dict(
+    feature_losses,
+    wttm=dict(wttm, anchors='max'),
+    kd=dict(type='mmkd_fm.KDLoss', temperature=1.0, anchors='max', **scores),
+)
 # GFL-type heads also predict a distribution for each side of a box:
 box_tap = dict(
     tap=dict(scores='bbox_head', boxes='bbox_head'),
