@@ -23,8 +23,9 @@ teachers = dict(
 last = {'train_cfg.val_interval': 16}
 features = {
     'model.losses.pkd.loss_weight': 8.0,
-    'model.losses.fmkt.loss_weight': 8.0,
-    'model.losses.fmkt.theta_weight': 8.0,
+    'model.losses.fmkt.metric.type': 'mmkd_fm.CWDLoss',
+    'model.losses.fmkt.loss_weight': 4.0,
+    'model.losses.fmkt.theta_weight': 4.0,
 }
 configs = dict(
     gfl='configs/bccd/fmkt-wttm_gfl_r18_retinanet_r18-quarter_bccd.py',
