@@ -17,7 +17,7 @@ options = {
 }
 evaluations = dict(test={}, validation={})
 teachers = dict(
-    faster=dict(config='configs/bccd/faster-rcnn_r18_bccd.py', seed=0),
+    faster=dict(config='configs/bccd/faster-rcnn_r18-half_bccd.py', seed=0),
     gfl=dict(config='configs/bccd/gfl_r18_bccd.py', seed=0),
 )
 last = {'train_cfg.val_interval': 16}
@@ -29,7 +29,7 @@ features = {
 }
 configs = dict(
     gfl='configs/bccd/fmkt-wttm_gfl_r18_retinanet_r18-quarter_bccd.py',
-    faster='configs/bccd/fmkt_faster-rcnn_r18_retinanet_r18-quarter_bccd.py',
+    faster='configs/bccd/fmkt_faster-rcnn_r18-half_retinanet_r18-quarter_bccd.py',
 )
 
 

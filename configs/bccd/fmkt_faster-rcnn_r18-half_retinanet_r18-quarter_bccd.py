@@ -1,9 +1,9 @@
-"""FM-KT^Theta on BCCD, Faster R-CNN R18 -> RetinaNet R18 of a quarter of the width, at 256x192.
+"""FM-KT^Theta on BCCD, half-width Faster R-CNN R18 -> RetinaNet R18 of a quarter of the width, at 256x192.
 
 The levels of the strides that both have, 8 to 64, are paired. Train the teacher first, with
-faster-rcnn_r18_bccd.py.
+faster-rcnn_r18-half_bccd.py.
 
-    python tools/train.py configs/bccd/fmkt_faster-rcnn_r18_retinanet_r18-quarter_bccd.py
+    python tools/train.py configs/bccd/fmkt_faster-rcnn_r18-half_retinanet_r18-quarter_bccd.py
 """
 
 _base_ = ['./retinanet_r18-quarter_256x192_bccd.py', '../_base_/distill_runtime.py']
@@ -13,8 +13,8 @@ model = dict(
     type='mmkd_fm.Distiller',
     student={{_base_.model}},
     teacher=dict(
-        config='{{fileDirname}}/faster-rcnn_r18_bccd.py',
-        checkpoint='work_dirs/faster-rcnn_r18_bccd/epoch_24.pth',
+        config='{{fileDirname}}/faster-rcnn_r18-half_bccd.py',
+        checkpoint='work_dirs/faster-rcnn_r18-half_bccd/epoch_24.pth',
         cache=2,
     ),
     losses={{_base_.feature_losses}},
