@@ -2,7 +2,8 @@
 
 python tools/experiments.py docs/results/bccd-gfl-attempts
 
-One seed, 12 epochs, as ../bccd-gfl-weights, whose teacher and feature weight of 8 it takes.
+One seed, 12 epochs, as ../bccd-gfl-weights, whose teacher and, where nothing else is said, feature
+weight of 8 it takes.
 """
 
 title = 'BCCD: attempts to improve, GFL R18 -> R18 of a quarter of the width, 12 epochs'
@@ -52,6 +53,22 @@ pkd_backbone = {
     'backbone.levels': [1, 2, 3],
     'backbone.loss_weight': 8.0,
 }
+
+def combined(features, logits):
+    """FM-KT with the metric CWD and WTTM on scores and boxes, with other weights."""
+    return row(
+        f'FM-KT (CWD, weight {features:g}) + WTTM (weights {logits:g})',
+        ['fmkt', 'wttm', 'wttm_boxes'],
+        **cwd,
+        **{
+            'fmkt.loss_weight': features,
+            'fmkt.theta_weight': features,
+            'wttm.loss_weight': logits,
+            'wttm_boxes.loss_weight': logits,
+        },
+    )
+
+
 cwd = {'fmkt.metric.type': 'mmkd_fm.CWDLoss'}
 rows = dict(
     fmkt_wttm_boxes=row('FM-KT + WTTM on scores and boxes', ['fmkt', 'wttm', 'wttm_boxes']),
@@ -69,6 +86,9 @@ rows = dict(
         ['cwd', 'wttm', 'wttm_boxes'],
         **{'cwd.loss_weight': 8.0},
     ),
+    fmkt_cwd4_wttm1_boxes1=combined(4.0, 1.0),
+    fmkt_cwd4_wttm2_boxes2=combined(4.0, 2.0),
+    fmkt_cwd2_wttm1_boxes1=combined(2.0, 1.0),
     fmkt_conv=row(
         'FM-KT, convolutional meta-encoder',
         ['fmkt'],
