@@ -87,9 +87,7 @@ def table_text(table: Table, lines: Sequence[Line]) -> list[str]:
         seeds = [seed for seed in table.seeds if seed in line.values]
         count = str(len(seeds)) if len(seeds) == len(table.seeds) else _fewer(seeds, table.seeds)
         values = [line.values[seed] for seed in seeds]
-        mean = f'{statistics.mean(values):.2f}'
-        if len(values) > 1:
-            mean += f' ± {statistics.stdev(values):.2f}'
+        mean = _mean_text(values)
         differences = [
             ''
             if line.values is base[name]
@@ -100,6 +98,12 @@ def table_text(table: Table, lines: Sequence[Line]) -> list[str]:
         each = ', '.join(f'{value:.2f}' for value in values)
         text.append(_markdown_row([line.label, count, each, mean, *differences, seconds]))
     return text
+
+
+def _mean_text(values: Sequence[float]) -> str:
+    """'41.20 ± 0.30'; without a deviation where there is one value."""
+    deviation = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):.2f}{deviation}'
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
@@ -274,8 +278,60 @@ def draw(table: Table, runs: Sequence[dict], path: Path) -> None:
     plt.close(figure)
 
 
+def summary(table: Table, runs: Sequence[dict]) -> str:
+    """The first evaluation as a short table, for the README.
+
+    Args:
+        table: The table.
+        runs: Its results.
+
+    Raises:
+        ValueError: If they come from several kinds of machines, whose numbers are not compared.
+    """
+    if len(by_machine(runs)) > 1:
+        raise ValueError(
+            f'{table.folder.name}: expected runs of one kind of machine and one torch for the '
+            f'README, got {len(by_machine(runs))}; take its marks out of the README'
+        )
+    lines = [line for line in lines_of(table, runs, table.shown[0]) if not line.variant]
+    base = {line.row: line.values for line in lines}
+    baselines = [name for name in table.baselines if name in base]
+    header = ['student', 'seeds', f'{table.shown[0]}, mean ± s.d.']
+    header += [f'minus {table.rows[name].label}' for name in baselines]
+    text = [_markdown_row(header), '|---' + '|---:' * (len(header) - 1) + '|']
+    for line in lines:
+        differences = [
+            '' if line.row == name else show_difference(paired_difference(line.values, base[name]))
+            for name in baselines
+        ]
+        values = list(line.values.values())
+        text.append(_markdown_row([line.label, str(len(values)), _mean_text(values), *differences]))
+    return '\n'.join(text)
+
+
+def into_readme(table: Table, runs: Sequence[dict], readme: Path) -> bool:
+    """Write the summary between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+
+    Args:
+        table: The table, NAME being that of its folder.
+        runs: Its results.
+        readme: The file.
+
+    Returns:
+        Whether the file has such marks.
+    """
+    begin, end = f'<!-- table: {table.folder.name} -->', '<!-- end -->'
+    before, found, rest = readme.read_text(encoding='utf-8').partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        return False
+    text = f'{before}{begin}\n{summary(table, runs)}\n{end}{after}'
+    readme.write_text(text, encoding='utf-8')
+    return True
+
+
 def render(table: Table, runs: Sequence[dict]) -> list[Path]:
-    """Write page and figure; nothing if there are no results.
+    """Write page and figure, and the table in the README; nothing if there are no results.
 
     Returns:
         The files.
@@ -289,4 +345,7 @@ def render(table: Table, runs: Sequence[dict]) -> list[Path]:
     ]
     draw(table, runs, files[1])
     files[0].write_text(page(table, runs), encoding='utf-8')
+    readme = folder.parents[2] / 'README.md'
+    if readme.is_file() and into_readme(table, runs, readme):
+        files.append(readme)
     return files

@@ -18,6 +18,7 @@ import diagnose_detection as detection
 import diagnose_distances as distances
 import diagnose_gradients as gradients
 import diagnose_locations as locations
+import diagnose_report as report
 import diagnose_scores as scores
 from diagnose_calibration import Calibration
 from diagnose_data import TestImages as Images  # a name that pytest does not collect
@@ -271,6 +272,26 @@ def test_distances_along_a_flow(kind, distiller, retinanet, raw_batch):
             assert row['teacher_map']['channels'] == 16
             norm = numbers.square().mean().sqrt().item()
             assert row['teacher_map']['norm'] == pytest.approx(norm, rel=1e-4)
+
+
+def test_tables_of_distances():
+    """Terms with and without a flow, with and without a map of the teacher, in one report."""
+    plain = dict(level=0, stride=8, student=0.5, estimates=[], velocity=None, spread=None)
+    estimates = [dict(steps=n, distance=0.4, change=-0.2) for n in (1, 2, 4)]
+    flow = dict(plain, estimates=estimates, velocity=0.3, spread=0.1)
+    mapped = dict(flow, teacher_map=dict(norm=0.2, rank=1.6, channels=4))
+    terms = dict(pkd=plain, fmkt=flow, velocity=mapped)
+    rows = [dict(term=name, **row) for name, row in terms.items()]
+    tables = {sheet.title: sheet for sheet in report.sheets(dict(distances=rows))}
+    cells, maps = tables.values()
+    assert cells.rows[0] == ['pkd', '0', '8', '0.5000', *['-'] * 6]
+    assert cells.rows[1][3:] == ['0.5000', *['0.4000'] * 3, '-20.00 %', '0.3', '0.1']
+    assert maps.rows == [('velocity', '0', '8', '0.2', '1.6', '4')]
+    of_file = dict(config='c', checkpoint='k', test_images=1, left_out={}, distances=rows)
+    lines = [line for line in report.markdown(of_file).splitlines() if line.startswith('|')]
+    assert {line.count('|') for line in lines} == {11, 7}  # no cell has one
+    (only,) = report.sheets(dict(distances=rows[:1]))
+    assert only.header == ('term', 'level', 'stride', 'X^S')
 
 
 def test_without_features_there_are_no_distances(distiller, build, retinanet):
@@ -545,20 +566,21 @@ def run(folder, name, out, *options, checkpoint='iter_3.pth'):
     return diagnose.main([*arguments, '--device=cpu', *options])
 
 
+@pytest.mark.slow
 def test_a_trained_distiller(trained, tmp_path, capsys):
     assert run(trained, 'distilled', tmp_path, '--batches', '2') == 0
     shown = ' '.join(capsys.readouterr().out.split())
-    report = json.loads((tmp_path / 'diagnose.json').read_text())
-    assert report['left_out'] == {} and report['test_images'] == 5
-    terms = {row['term'] for row in report['gradients']}
+    result = json.loads((tmp_path / 'diagnose.json').read_text())
+    assert result['left_out'] == {} and result['test_images'] == 5
+    terms = {row['term'] for row in result['gradients']}
     assert terms == {'task', 'loss_fmkt', 'loss_fmkt_theta', 'loss_wttm'}
-    assert [(row['term'], row['level']) for row in report['distances']] == [
+    assert [(row['term'], row['level']) for row in result['distances']] == [
         ('fmkt', 0),
         ('fmkt', 1),
     ]
-    assert all(row['student'] > 0 for row in report['distances'])
-    assert report['scores']['foreground_by'] == scores.ASSIGNER
-    owners = [(row['owner'], row['oracle']) for row in report['detection']['rows']]
+    assert all(row['student'] > 0 for row in result['distances'])
+    assert result['scores']['foreground_by'] == scores.ASSIGNER
+    owners = [(row['owner'], row['oracle']) for row in result['detection']['rows']]
     assert owners == [(o, oracle) for o in ('student', 'teacher') for oracle in detection.ORACLES]
     page = (tmp_path / 'diagnose.md').read_text()
     for words in ('Gradients, mean of 2', 'loss_fmkt_theta', 'NFE 4', 'ECE', 'AR@100'):
@@ -568,7 +590,7 @@ def test_a_trained_distiller(trained, tmp_path, capsys):
     cfg = Config.fromfile(trained / 'distilled.py')
     cfg.merge_from_dict(dict(load_from=str(trained / 'iter_3.pth'), work_dir=str(tmp_path)))
     metrics = Runner.from_cfg(cfg).test()
-    own = report['detection']['rows'][0]
+    own = result['detection']['rows'][0]
     for key, metric in dict(AP='bbox_mAP', AP50='bbox_mAP_50', AP75='bbox_mAP_75').items():
         assert own[key] == pytest.approx(metrics[f'coco/{metric}'], abs=6e-4)
     assert own['AR@100'] > 0
@@ -577,18 +599,18 @@ def test_a_trained_distiller(trained, tmp_path, capsys):
 def test_a_plain_student(trained, tmp_path, capsys):
     """Its config takes the same checkpoint."""
     assert run(trained, 'plain', tmp_path, '--batches', '1', '--images', '2') == 0
-    report = json.loads((tmp_path / 'diagnose.json').read_text())
-    assert list(report['left_out']) == ['distances'] and report['test_images'] == 2
+    result = json.loads((tmp_path / 'diagnose.json').read_text())
+    assert list(result['left_out']) == ['distances'] and result['test_images'] == 2
     shown = ' '.join(capsys.readouterr().out.split())
     assert "left out: no term compares features with a teacher's; terms: none" in shown
-    assert {row['term'] for row in report['gradients']} == {'task', 'loss_cls', 'loss_bbox'}
-    assert {row['owner'] for row in report['scores']['rows']} == {'student'}
+    assert {row['term'] for row in result['gradients']} == {'task', 'loss_cls', 'loss_bbox'}
+    assert {row['owner'] for row in result['scores']['rows']} == {'student'}
 
 
 def test_parts_are_chosen(trained, tmp_path):
     assert run(trained, 'distilled', tmp_path, '--parts', 'distances', '--images', '1') == 0
-    report = json.loads((tmp_path / 'diagnose.json').read_text())
-    assert set(report) == {'config', 'checkpoint', 'test_images', 'distances', 'left_out'}
+    result = json.loads((tmp_path / 'diagnose.json').read_text())
+    assert set(result) == {'config', 'checkpoint', 'test_images', 'distances', 'left_out'}
 
 
 def test_boxes_are_in_pixels_of_the_input(trained, build, retinanet):

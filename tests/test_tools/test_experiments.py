@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -255,6 +256,42 @@ def test_page_and_figure(folder, write, call):
     assert 'arning' not in page
     figure = folder.parents[1] / 'figures/drawn_results.png'
     assert figure.read_bytes()[:4] == b'\x89PNG'
+
+
+def test_the_readme_has_the_table_between_its_marks(folder, write, call):
+    for row, values in VALUES.items():
+        for seed, value in enumerate(values):
+            write(row, seed, value)
+    readme = folder.parents[2] / 'README.md'
+    readme.write_text('Before\n<!-- table: other -->\nkept\n<!-- end -->\n')
+    assert call('--render')[0] == 0
+    assert readme.read_text() == 'Before\n<!-- table: other -->\nkept\n<!-- end -->\n'
+    readme.write_text('Before\n<!-- table: drawn -->\nold\n<!-- end -->\nAfter <!-- end -->\n')
+    for _ in range(2):
+        assert call('--render')[0] == 0
+        before, *rows, after = readme.read_text().splitlines()
+        assert (before, after) == ('Before', 'After <!-- end -->')
+        assert rows[0] == '<!-- table: drawn -->' and rows[-1] == '<!-- end -->'
+        assert rows[1] == '| student | seeds | val, mean ± s.d. | minus plain student |'
+        assert rows[3] == '| plain student | 3 | 41.00 ± 1.00 |  |'
+        assert rows[4].startswith('| pkd | 3 | 44.00 ± 1.73 | +3.00 (') and len(rows) == 6
+    write('plain', 1, 0.42, torch='2.13.0')
+    status, text = call('--render')
+    assert status == 1 and 'expected runs of one kind of machine' in text
+
+
+def test_the_readme_of_the_project_has_what_was_run():
+    from experiments_record import read_results
+    from experiments_report import summary
+    from experiments_table import read_table
+
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    names = re.findall('<!-- table: (.+?) -->', readme)
+    assert names
+    for name in names:
+        table = read_table(ROOT / 'docs/results' / name)
+        text = summary(table, read_results(table))
+        assert f'<!-- table: {name} -->\n{text}\n<!-- end -->' in readme, f'render {name} again'
 
 
 def test_rows_without_runs_are_not_in_the_table(folder, write, call):

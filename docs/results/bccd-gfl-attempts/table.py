@@ -70,6 +70,17 @@ def combined(features, logits):
 
 
 cwd = {'fmkt.metric.type': 'mmkd_fm.CWDLoss'}
+cwd_backbone = {
+    **cwd,
+    **{key: value for key, value in backbone.items() if 'weight' not in key},
+    'backbone.metric.type': 'mmkd_fm.CWDLoss',
+    'fmkt.loss_weight': 4.0,
+    'fmkt.theta_weight': 4.0,
+    'backbone.loss_weight': 4.0,
+    'backbone.theta_weight': 4.0,
+    'wttm.loss_weight': 1.0,
+    'wttm_boxes.loss_weight': 1.0,
+}
 rows = dict(
     fmkt_wttm_boxes=row('FM-KT + WTTM on scores and boxes', ['fmkt', 'wttm', 'wttm_boxes']),
     fmkt_backbone=row('FM-KT on neck and backbone', ['fmkt', 'backbone'], **backbone),
@@ -89,6 +100,11 @@ rows = dict(
     fmkt_cwd4_wttm1_boxes1=combined(4.0, 1.0),
     fmkt_cwd4_wttm2_boxes2=combined(4.0, 2.0),
     fmkt_cwd2_wttm1_boxes1=combined(2.0, 1.0),
+    fmkt_cwd4_backbone_wttm1_boxes1=row(
+        'FM-KT (CWD, weight 4) on neck and backbone + WTTM (weights 1)',
+        ['fmkt', 'backbone', 'wttm', 'wttm_boxes'],
+        **cwd_backbone,
+    ),
     fmkt_conv=row(
         'FM-KT, convolutional meta-encoder',
         ['fmkt'],
