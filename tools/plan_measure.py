@@ -25,6 +25,7 @@ from plan_models import scope_of
 DETECTOR_SIZE = (800, 1344)
 CLASSIFIER_SIZE = (224, 224)
 OWN_DIVISOR = 32
+WEIGHTS = ('loss_weight', 'theta_weight', 'source_weight')
 
 
 @dataclass
@@ -186,9 +187,7 @@ def _term(
     used = {pair.level for pair in pairs}
     levels = student.levels if isinstance(student, Tapped) else ()
     states = list(_flow_states(loss, student, records))
-    weights = {
-        key: getattr(loss, key) for key in ('loss_weight', 'theta_weight') if hasattr(loss, key)
-    }
+    weights = {key: getattr(loss, key) for key in WEIGHTS if hasattr(loss, key)}
     return Term(
         name=name,
         kind=type(loss).__name__,

@@ -1,6 +1,6 @@
-"""FM-KT^Theta on BCCD, half-width Faster R-CNN R18 -> RetinaNet R18 of a quarter of the width, at 256x192.
+"""FM-KT^Theta on BCCD, Faster R-CNN R18 of half the width -> RetinaNet R18 of a quarter.
 
-The levels of the strides that both have, 8 to 64, are paired. Train the teacher first, with
+At 256x192. The levels of the strides that both have, 8 to 64, are paired. Train the teacher first, with
 faster-rcnn_r18-half_bccd.py.
 
     python tools/train.py configs/bccd/fmkt_faster-rcnn_r18-half_retinanet_r18-quarter_bccd.py

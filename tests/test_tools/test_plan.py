@@ -143,7 +143,8 @@ def test_levels_and_logits(planned):
     assert fmkt.num_steps == [1, 2, 4] and wttm.flow_gflops is None
     assert [p.channels for p in wttm.pairs] == [(27, 27)] * 5  # 9 anchors, 3 classes
     assert wttm.logits[0].startswith('student: 3 channels (sigmoids)')
-    assert (fmkt.weights, fmkt.taps) == (dict(loss_weight=1, theta_weight=1), ('neck', 'neck'))
+    assert fmkt.weights == dict(loss_weight=1, theta_weight=1, source_weight=0)
+    assert fmkt.taps == ('neck', 'neck')
 
 
 def test_memory(planned):

@@ -1,9 +1,9 @@
-"""BCCD, GFL R18 -> R18 of a quarter of the width: what might make FM-KT better, on validation images.
+"""BCCD, GFL R18 -> R18 of a quarter of the width: what might make FM-KT better.
 
 python tools/experiments.py docs/results/bccd-gfl-attempts
 
-One seed, 12 epochs, as ../bccd-gfl-weights, whose teacher and, where nothing else is said, feature
-weight of 8 it takes.
+On the validation images: one seed, 12 epochs, as ../bccd-gfl-weights, whose teacher and, where
+nothing else is said, feature weight of 8 it takes.
 """
 
 title = 'BCCD: attempts to improve, GFL R18 -> R18 of a quarter of the width, 12 epochs'
@@ -53,6 +53,7 @@ pkd_backbone = {
     'backbone.levels': [1, 2, 3],
     'backbone.loss_weight': 8.0,
 }
+
 
 def combined(features, logits):
     """FM-KT with the metric CWD and WTTM on scores and boxes, with other weights."""
@@ -104,6 +105,24 @@ rows = dict(
         'FM-KT (CWD, weight 4) on neck and backbone + WTTM (weights 1)',
         ['fmkt', 'backbone', 'wttm', 'wttm_boxes'],
         **cwd_backbone,
+    ),
+    fmkt_source=row(
+        'FM-KT (CWD, weight 2, source term 4)',
+        ['fmkt'],
+        **cwd,
+        **{'fmkt.loss_weight': 2.0, 'fmkt.theta_weight': 0.0, 'fmkt.source_weight': 4.0},
+    ),
+    fmkt_source_wttm1_boxes1=row(
+        'FM-KT (CWD, weight 2, source term 4) + WTTM (weights 1)',
+        ['fmkt', 'wttm', 'wttm_boxes'],
+        **cwd,
+        **{
+            'fmkt.loss_weight': 2.0,
+            'fmkt.theta_weight': 0.0,
+            'fmkt.source_weight': 4.0,
+            'wttm.loss_weight': 1.0,
+            'wttm_boxes.loss_weight': 1.0,
+        },
     ),
     fmkt_conv=row(
         'FM-KT, convolutional meta-encoder',

@@ -27,6 +27,10 @@ class FMKTLoss(nn.Module):
     features X^S, which the head reads, to the detached result of the flow:
     ``metric(X^S, stopgrad(mean of the estimates))``.
 
+    The source term compares the student's own features with the teacher, decoded as the estimates
+    are: what the flow loss would be without a step. A flow that takes a share of the way leaves
+    X^S, which the head reads, the further behind; this term asks X^S to go all of it.
+
     With ``flow='neck'`` the flows are those of the student's `FlowNeck`, whose result the head
     reads, in training and at inference.
 
@@ -39,6 +43,8 @@ class FMKTLoss(nn.Module):
         objective: Config of the objective, `EndpointMatching` or `VelocityMatching`.
         metric: Config of the metric: any registered loss of (student, teacher).
         theta_weight: Weight of the Theta term of each level, 0 switches it off.
+        source_weight: Weight of the source term of each level, 0 switches it off. The objective
+            must be one that decodes estimates, as `EndpointMatching` does.
         pair_ratio: Share of the batch that is compared with its own teacher; the other teachers
             are permuted among themselves (pair decoupling). 1 permutes none.
         loss_weight: Weight of the flow loss of each level.
@@ -58,6 +64,7 @@ class FMKTLoss(nn.Module):
         objective: dict = dict(type='mmkd_fm.EndpointMatching'),  # noqa: B006 (read only)
         metric: dict = dict(type='mmkd_fm.PKDLoss'),  # noqa: B006 (read only)
         theta_weight: float = 1.0,
+        source_weight: float = 0.0,
         pair_ratio: float = 1.0,
         loss_weight: float = 1.0,
         levels: Optional[Sequence[int]] = None,
@@ -70,6 +77,7 @@ class FMKTLoss(nn.Module):
         self.objective_cfg = objective
         self.metric = build_part(metric, 'Loss')
         self.theta_weight = theta_weight
+        self.source_weight = source_weight
         self.pair_ratio = pair_ratio
         self.loss_weight = loss_weight
         self.levels = levels
@@ -98,6 +106,13 @@ class FMKTLoss(nn.Module):
             )
             for (i, j), flow in zip(self.pairs, flows.values())
         )
+        if self.source_weight and not hasattr(self.objectives[0], 'decode'):
+            raise ValueError(
+                f'source_weight={self.source_weight}: the source term decodes the features as '
+                f'EndpointMatching decodes estimates, but {type(self.objectives[0]).__name__} '
+                f'decodes nothing; set source_weight=0, or take '
+                f"objective=dict(type='mmkd_fm.EndpointMatching')"
+            )
         scaled = any(getattr(objective, 'needs_scale', False) for objective in self.objectives)
         if scaled and getattr(self.metric, 'ignores_scale', False):
             print_log(
@@ -139,14 +154,15 @@ class FMKTLoss(nn.Module):
         return flows
 
     def forward(self, student: Features, teacher: Features) -> dict[str, Tensor]:
-        """Flow loss and Theta term, summed over the levels.
+        """Flow loss, Theta term and source term, summed over the levels.
 
         Args:
             student: Levels of the student's pyramid, each (N, C, H, W).
             teacher: Levels of the teacher's pyramid.
 
         Returns:
-            `loss`, `loss_theta` (if it has a weight), and the monitor `steps`.
+            `loss`, `loss_theta` and `loss_source` (where they have a weight), and the monitor
+            `steps`.
 
         Raises:
             RuntimeError: If the FlowNeck kept no steps, as in eval mode.
@@ -159,7 +175,7 @@ class FMKTLoss(nn.Module):
             )
         students = student.sources if from_neck else as_levels(student)
         teachers = as_levels(teacher)
-        matching, theta, pairing = [], [], slice(None)
+        matching, theta, source, pairing = [], [], [], slice(None)
         for (i, j), objective in zip(self.pairs, self.objectives):
             x = students[i].to(torch.promote_types(students[i].dtype, torch.float32))
             flow = student.flows[i] if from_neck else self.flows[str(i)]
@@ -176,11 +192,15 @@ class FMKTLoss(nn.Module):
                 transported = flow(x, step_loss=compare)
                 loss = transported.loss
             matching.append(loss)
+            if self.source_weight:
+                source.append(self.metric(objective.decode(match_size(x, target)), target))
             if self.theta_weight:
                 theta.append(self.metric(x, transported.endpoint.detach()))
         result = {'loss': self.loss_weight * sum(matching)}
         if theta:
             result['loss_theta'] = self.theta_weight * sum(theta)
+        if source:
+            result['loss_source'] = self.source_weight * sum(source)
         result['steps'] = matching[0].new_tensor(float(len(transported.times)))
         return result
 

@@ -122,6 +122,31 @@ def test_theta_without_weight_is_left_out(fmkt):
     assert set(fmkt(theta_weight=0)(pyramid(4), teacher_of(4))) == {'loss', 'steps'}
 
 
+def test_the_source_term_is_the_metric_of_the_decoded_features(fmkt):
+    loss = fmkt(teacher_channels=6, moved=True, flow=dict(num_steps=2), source_weight=3)
+    student, teacher = pyramid(4), teacher_of(6)
+    source = loss(student, teacher)['loss_source']
+    decoded = [o.decode(x) for o, x in zip(loss.objectives, student)]
+    expected = 3 * sum(pkd_loss(s, t) for s, t in zip(decoded, teacher))
+    torch.testing.assert_close(source, expected, rtol=1e-6, atol=0)
+    source.backward()
+    assert all(x.grad.abs().sum() > 0 for x in student)
+    assert all(o.decode.weight.grad.abs().sum() > 0 for o in loss.objectives)
+    assert all(parameter.grad is None for parameter in loss.flows.parameters())
+
+
+def test_before_the_flow_moves_source_term_and_flow_loss_are_equal(fmkt):
+    loss = fmkt(teacher_channels=6, flow=dict(num_steps=1), source_weight=1.0)
+    result = loss(pyramid(4), teacher_of(6))
+    assert torch.equal(result['loss_source'], result['loss'])
+
+
+def test_source_term_without_weight_is_left_out_and_without_a_decoder_refused(fmkt):
+    assert 'loss_source' not in fmkt()(pyramid(4), teacher_of(4))
+    with pytest.raises(ValueError, match='source_weight=1.*VelocityMatching decodes nothing'):
+        fmkt(source_weight=1.0, objective=dict(type='mmkd_fm.VelocityMatching'))
+
+
 @pytest.mark.parametrize('objective', ['EndpointMatching', 'VelocityMatching'])
 @pytest.mark.parametrize('metric', ['PKDLoss', 'CWDLoss', 'MSELoss', 'CosineLoss'])
 @pytest.mark.parametrize('larger', ['student', 'teacher'])
