@@ -1,7 +1,7 @@
 """FM-KT^Theta on BCCD, Faster R-CNN R18 of half the width -> RetinaNet R18 of a quarter.
 
-At 256x192. The levels of the strides that both have, 8 to 64, are paired. Train the teacher first, with
-faster-rcnn_r18-half_bccd.py.
+At 256x192. The levels of the strides that both have, 8 to 64, are paired. Measured by us:
+docs/results/bccd-retinanet.md. Train the teacher first, with faster-rcnn_r18-half_bccd.py.
 
     python tools/train.py configs/bccd/fmkt_faster-rcnn_r18-half_retinanet_r18-quarter_bccd.py
 """

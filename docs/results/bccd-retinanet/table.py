@@ -8,7 +8,7 @@ belongs to a RoI, so of Faster R-CNN only features are distilled.
 
 title = 'BCCD: GFL or Faster R-CNN R18 teaches RetinaNet R18 of a quarter of the width, 16 epochs'
 metric = 'coco/bbox_mAP'
-seeds = [0, 1, 2]
+seeds = [0, 1, 2, 3, 4]
 baselines = ['plain', 'pkd', 'pkd_faster']
 options = {
     f'{part}_dataloader.{key}': value
