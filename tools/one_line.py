@@ -213,8 +213,11 @@ def _methods(cfg: 'Config') -> tuple['ConfigDict', 'ConfigDict']:
     if heads:
         cascade = isinstance(heads.get('bbox_head'), (list, tuple))
         return (base.cascade_losses if cascade else base.roi_losses), base.distill_hooks
-    losses = base.gfl_losses if 'bbox_head' in cfg.model else base.feature_losses
-    return losses, base.distill_hooks
+    head = cfg.model.get('bbox_head')
+    if head is None:
+        return base.feature_losses, base.distill_hooks
+    of_bins = 'loss_dfl' in head  # GFL-type heads predict distributions of boxes
+    return (base.gfl_losses if of_bins else base.dense_losses), base.distill_hooks
 
 
 def _choose(names: Sequence[str], methods: dict) -> list[str]:

@@ -19,7 +19,7 @@ flow = dict(
 )
 
 # FM-KT^Theta: the flow in training only, zero inference cost. The weights are the best that were
-# tried on BCCD (docs/results/bccd.md). P7 is left out, as in the authors' configs.
+# tried on BCCD with RetinaNet (docs/results/bccd.md). P7 is left out, as in the authors' configs.
 fmkt = dict(
     type='mmkd_fm.FMKTLoss',
     tap='neck',
@@ -58,12 +58,19 @@ best_anchor_losses = dict(
     wttm=dict(wttm, anchors='max'),
     kd=dict(type='mmkd_fm.KDLoss', temperature=1.0, anchors='max', **scores),
 )
-# GFL-type heads also predict a distribution for each side of a box:
+# GFL-type heads also predict a distribution for each side of a box. Metric and weights are those of
+# docs/results/bccd-gfl.md.
 box_tap = dict(
     tap=dict(scores='bbox_head', boxes='bbox_head'),
     index=dict(scores=0, boxes=1),
 )
-gfl_losses = dict(dense_losses, wttm_boxes=dict(wttm, **box_tap))
+gfl_losses = dict(
+    dense_losses,
+    fmkt=dict(fmkt, metric=dict(type='mmkd_fm.CWDLoss')),
+    pkd=dict(pkd, loss_weight=8.0),
+    wttm=dict(wttm, loss_weight=0.5),
+    wttm_boxes=dict(wttm, **dict(box_tap, loss_weight=0.5)),
+)
 # Two-stage detectors, whose teacher scores the student's RoIs:
 roi_losses = dict(
     feature_losses,

@@ -158,19 +158,21 @@ def test_other_arguments_are_left_alone(files):
     assert one_line.with_resolved_config(arguments) == arguments
 
 
-ROI_HEADS = {
-    'none': (None, 'wttm_boxes', ['wttm_boxes']),
-    'roi': (dict(bbox_head=dict()), 'wttm', ['wttm']),
-    'cascade': (dict(bbox_head=[dict()] * 3), 'wttm', ['wttm_0', 'wttm_1', 'wttm_2']),
+STAGES = [f'wttm_{i}' for i in range(3)]
+HEADS = {
+    'dense': (dict(bbox_head=dict()), 'wttm', ['wttm']),
+    'gfl': (dict(bbox_head=dict(loss_dfl=dict())), 'wttm_boxes', ['wttm_boxes']),
+    'roi': (dict(roi_head=dict(bbox_head=dict())), 'wttm', ['wttm']),
+    'cascade': (dict(roi_head=dict(bbox_head=[dict()] * 3)), 'wttm', STAGES),
+    'none': (dict(), 'cwd', ['cwd']),
 }
 
 
-@pytest.mark.parametrize('kind', ROI_HEADS)
+@pytest.mark.parametrize('kind', HEADS)
 def test_methods_depend_on_the_student_s_heads(kind):
-    roi_head, name, chosen = ROI_HEADS[kind]
-    model = dict(roi_head=roi_head) if roi_head else dict(bbox_head=dict())
+    model, name, chosen = HEADS[kind]
     methods, hooks = one_line._methods(Config(dict(model=model)))
-    assert {'fmkt', 'pkd', 'cwd'} < set(methods)
+    assert {'fmkt', 'pkd', 'cwd'} <= set(methods)
     assert one_line._choose([name, 'pkd'], methods) == [*chosen, 'pkd']
     assert 'distill_state' in hooks
 
