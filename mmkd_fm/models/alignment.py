@@ -149,8 +149,19 @@ def match_size(student: Tensor, teacher: Tensor) -> Tensor:
     return F.interpolate(student, teacher.shape[2:], mode='bilinear', align_corners=False)
 
 
-def projection(in_channels: int, out_channels: int) -> nn.Module:
-    """A 1x1 convolution where the channels differ, nothing where they do not."""
-    if in_channels == out_channels:
+def projection(in_channels: int, out_channels: int, always: bool = False) -> nn.Module:
+    """A 1x1 convolution where the numbers of channels differ, nothing where they do not.
+
+    Args:
+        in_channels: Channels of the student's map.
+        out_channels: Channels of the teacher's.
+        always: Also where they are equal; the convolution then begins as the identity.
+    """
+    if in_channels != out_channels:
+        return nn.Conv2d(in_channels, out_channels, 1)
+    if not always:
         return nn.Identity()
-    return nn.Conv2d(in_channels, out_channels, 1)
+    convolution = nn.Conv2d(in_channels, out_channels, 1)
+    nn.init.dirac_(convolution.weight)
+    nn.init.zeros_(convolution.bias)
+    return convolution

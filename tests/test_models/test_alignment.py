@@ -118,3 +118,6 @@ def test_a_tap_without_feature_maps_is_refused():
 def test_channels_are_projected_only_where_they_differ():
     assert isinstance(projection(8, 8), nn.Identity)
     assert projection(8, 12).weight.shape == (12, 8, 1, 1)
+    always = projection(8, 8, always=True)
+    x = torch.randn(2, 8, 3, 3)
+    assert torch.equal(always(x), x) and always.weight.requires_grad

@@ -24,12 +24,21 @@ class FeatureLoss(nn.Module, ABC):
         loss_weight: Weight of each level.
         levels: Indices of the student's levels to compare; None takes those that have the stride of
             one of the teacher's.
+        project: Map the student's channels by a trained 1x1 convolution also where the teacher has
+            as many. Those of two detectors mean different things, and without it the student's
+            first has to become the teacher's first.
     """
 
-    def __init__(self, loss_weight: float = 1.0, levels: Optional[Sequence[int]] = None) -> None:
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        levels: Optional[Sequence[int]] = None,
+        project: bool = False,
+    ) -> None:
         super().__init__()
         self.loss_weight = loss_weight
         self.levels = levels
+        self.project = project
 
     @abstractmethod
     def metric(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -39,7 +48,7 @@ class FeatureLoss(nn.Module, ABC):
         """Pair the levels and make the projections from the student's to the teacher's channels."""
         self.pairs = pair_levels(student, teacher, self.levels)
         self.projections = nn.ModuleList(
-            projection(student.levels[i].channels, teacher.levels[j].channels)
+            projection(student.levels[i].channels, teacher.levels[j].channels, self.project)
             for i, j in self.pairs
         )
 

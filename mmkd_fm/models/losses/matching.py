@@ -17,12 +17,15 @@ class EndpointMatching(nn.Module):
         student_channels: Channels C_S of X^S.
         teacher_channels: Channels C_T of X^T.
         schedule: Name of the noise schedule.
+        project: Decode by a trained 1x1 convolution also where C_S = C_T, see `FeatureLoss`.
     """
 
-    def __init__(self, student_channels: int, teacher_channels: int, schedule: str) -> None:
+    def __init__(
+        self, student_channels: int, teacher_channels: int, schedule: str, project: bool = False
+    ) -> None:
         super().__init__()
         del schedule
-        self.decode = projection(student_channels, teacher_channels)
+        self.decode = projection(student_channels, teacher_channels, project)
 
     def target(self, teacher: Tensor) -> Tensor:
         """What all steps are compared with: X^T itself, shape (N, C_T, H, W)."""

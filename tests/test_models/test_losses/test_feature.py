@@ -59,6 +59,19 @@ def test_students_channels_are_projected_to_the_teachers():
 
 
 @pytest.mark.parametrize('loss', [PKDLoss, CWDLoss, MSELoss, CosineLoss])
+def test_equal_channels_are_projected_on_request(loss):
+    student, teacher = pyramid(4), pyramid(4)
+    plain, projected = loss(), loss(project=True)
+    for one in (plain, projected):
+        one.connect(tapped('student', 4), tapped('teacher', 4))
+    assert not list(plain.parameters()) and len(list(projected.parameters())) == 6
+    value = projected(student, teacher)
+    assert torch.equal(value, plain(student, teacher))  # it begins as the identity
+    value.backward()
+    assert all(p.weight.grad.abs().sum() > 0 for p in projected.projections)
+
+
+@pytest.mark.parametrize('loss', [PKDLoss, CWDLoss, MSELoss, CosineLoss])
 def test_the_students_map_is_resized_to_the_teachers(loss):
     student, teacher = pyramid(4), pyramid(6)
     larger = [F.interpolate(x, scale_factor=1.5, mode='nearest') for x in teacher]
