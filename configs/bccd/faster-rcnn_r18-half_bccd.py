@@ -1,8 +1,8 @@
 """BCCD teacher of another family: Faster R-CNN R18 of half the width, FPN 64, 256x192, 24 epochs.
 
-Anchors, sampler and box head are small, as the images are, and RoIs go to levels by a quarter of the
-usual scale: by that all of them would be cut from stride 4, and the other levels learn little that
-is worth teaching. From random weights. Plain mmdet.
+Anchors, sampler and box head are small, as the images are. RoIs go to levels by a quarter of the
+usual scale, by which all of them would be cut from stride 4, and the other levels would learn
+little that is worth teaching. From random weights. Plain mmdet.
 
     python tools/train.py configs/bccd/faster-rcnn_r18-half_bccd.py
 """
