@@ -58,15 +58,15 @@ best_anchor_losses = dict(
     wttm=dict(wttm, anchors='max'),
     kd=dict(type='mmkd_fm.KDLoss', temperature=1.0, anchors='max', **scores),
 )
-# GFL-type heads also predict a distribution for each side of a box. Metric and weights are those of
-# docs/results/bccd-gfl.md.
+# GFL-type heads also predict a distribution for each side of a box. The weights, and CWD as FM-KT's
+# metric, are those of docs/results/bccd-gfl.md.
 box_tap = dict(
     tap=dict(scores='bbox_head', boxes='bbox_head'),
     index=dict(scores=0, boxes=1),
 )
 gfl_losses = dict(
     dense_losses,
-    fmkt=dict(fmkt, metric=dict(type='mmkd_fm.CWDLoss')),
+    fmkt_cwd=dict(fmkt, metric=dict(type='mmkd_fm.CWDLoss')),
     pkd=dict(pkd, loss_weight=8.0),
     wttm=dict(wttm, loss_weight=0.5),
     wttm_boxes=dict(wttm, **dict(box_tap, loss_weight=0.5)),

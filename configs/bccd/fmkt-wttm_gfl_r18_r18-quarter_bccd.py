@@ -19,5 +19,5 @@ model = dict(
         cache=2,  # gigabytes: flips alone give three views of an image, which all come again
     ),
     losses={{_base_.gfl_losses}},
-    terms=['fmkt', 'wttm', 'wttm_boxes'],
+    terms=['fmkt_cwd', 'wttm', 'wttm_boxes'],
 )

@@ -20,5 +20,5 @@ model = dict(
         'gfl_r101_fpn_mstrain_2x_coco_20200629_200126-dd12f847.pth',
     ),
     losses={{_base_.gfl_losses}},
-    terms=['fmkt', 'wttm', 'wttm_boxes'],
+    terms=['fmkt_cwd', 'wttm', 'wttm_boxes'],
 )

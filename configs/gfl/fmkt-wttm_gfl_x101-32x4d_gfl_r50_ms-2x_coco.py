@@ -20,5 +20,5 @@ model = dict(
         'gfl_x101_32x4d_fpn_mstrain_2x_coco_20200630_102002-50c1ffdb.pth',
     ),
     losses={{_base_.gfl_losses}},
-    terms=['fmkt', 'wttm', 'wttm_boxes'],
+    terms=['fmkt_cwd', 'wttm', 'wttm_boxes'],
 )
