@@ -43,6 +43,19 @@ scores = dict(tap='bbox_head', index=0, loss_weight=0.25)
 # The catalogues. All weights but those tried on BCCD are starting points.
 # Any two necks, of whatever detectors:
 feature_losses = dict(fmkt=fmkt, pkd=pkd, cwd=cwd)
+# Necks of two families, whose channels mean different things even where they are as many, and of
+# which one should not rule the other: docs/results/bccd-retinanet.md.
+other_family_losses = dict(
+    fmkt=dict(
+        fmkt,
+        objective=dict(type='mmkd_fm.EndpointMatching', project=True),
+        metric=dict(type='mmkd_fm.CWDLoss'),
+        loss_weight=0.5,
+        theta_weight=0.5,
+    ),
+    pkd=dict(pkd, project=True, loss_weight=1.0),
+    cwd=dict(cwd, project=True, loss_weight=0.5),
+)
 # Dense heads of one family:
 dense_losses = dict(
     feature_losses,

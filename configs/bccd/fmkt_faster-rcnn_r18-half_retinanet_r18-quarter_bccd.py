@@ -17,6 +17,6 @@ model = dict(
         checkpoint='work_dirs/faster-rcnn_r18-half_bccd/epoch_24.pth',
         cache=2,
     ),
-    losses={{_base_.feature_losses}},
+    losses={{_base_.other_family_losses}},
     terms=['fmkt'],
 )

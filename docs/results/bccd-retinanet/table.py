@@ -2,9 +2,9 @@
 
 python tools/experiments.py docs/results/bccd-retinanet
 
-The weights of ../bccd-gfl, and an eighth of them, which the validation images of seed 0 chose. No
-location of a dense head belongs to a RoI, so of Faster R-CNN only features are distilled. Both pyramids have 64 channels;
-`project` maps them all the same.
+The weights of ../bccd-gfl, and an eighth of them, between which the validation images chose. No
+location of a dense head belongs to a RoI, so of Faster R-CNN only features are distilled. Both
+pyramids have 64 channels; `project` maps them all the same.
 """
 
 title = 'BCCD: GFL or Faster R-CNN R18 teaches RetinaNet R18 of a quarter of the width, 16 epochs'
