@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
-from mmkd_fm.hooks.distill_state_hook import KEY
 from mmkd_fm.models.alignment import Tapped
 from mmkd_fm.models.distiller import EXTRAS, Distiller
 from mmkd_fm.models.head_logits import HeadLogits, read_head
@@ -17,6 +15,7 @@ from mmkd_fm.models.probe import measure_taps
 from mmkd_fm.models.taps import Tap
 from mmkd_fm.models.teacher import FrozenTeacher
 from plan_models import build_distiller
+from trained_checkpoint import load_trained
 
 SCORES = Tap('bbox_head', 0)
 """Where the class scores of a dense head are read."""
@@ -93,7 +92,8 @@ def load_subject(cfg: Config, checkpoint: str, device: str) -> Subject:
             'all losses of the config have weight 0: nothing distils. Give the config and the '
             "--cfg-options of the training, or the plain student's config"
         )
-    _load(subject, checkpoint)
+    meta = load_trained(model, checkpoint, subject.terms)
+    subject.iteration, subject.epoch = meta.get('iter', 0), meta.get('epoch', 0)
     # before the models are moved: taps are measured on the CPU
     subject.heads['student'] = _score_head(subject.student, 'student')
     if subject.teacher is not None:
@@ -106,32 +106,6 @@ def load_subject(cfg: Config, checkpoint: str, device: str) -> Subject:
         subject.teacher.cache = None  # no view comes again
     model.eval()
     return subject
-
-
-def _load(subject: Subject, checkpoint: str) -> None:
-    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    extras = getattr(subject.model, EXTRAS, nn.ModuleDict())
-    if extras.state_dict() and KEY not in loaded:
-        raise ValueError(
-            f'{checkpoint} has no distillation state, and what is trained besides the student '
-            f'({", ".join(n for n, x in extras.items() if x.state_dict())}) is in none of the '
-            f"student's keys. Give a checkpoint that the training wrote, epoch_N.pth in its work "
-            f"dir, or look at the student alone, with the plain student's config"
-        )
-    state = loaded.get(KEY, {})
-    # where weights were averaged (EMA), the student's in this file are the averaged ones
-    averaged = list(state.get('averaged_extras', {}).values())
-    try:
-        subject.model.load_state_dict(loaded.get('state_dict', loaded))
-        if extras.state_dict():
-            extras.load_state_dict((averaged or [state.get('extras', {})])[0])
-    except RuntimeError as error:
-        raise ValueError(
-            f'{checkpoint} does not fit the config; give the config and the --cfg-options of its '
-            f'training. {str(error)[:500]}'
-        ) from error
-    meta = loaded.get('meta', {})
-    subject.iteration, subject.epoch = meta.get('iter', 0), meta.get('epoch', 0)
 
 
 def _score_head(model: nn.Module, owner: str, scale: float = 1) -> ScoreHead | LeftOut:

@@ -78,26 +78,34 @@ def show_difference(difference: Difference | None) -> str:
 
 def table_text(table: Table, lines: Sequence[Line]) -> list[str]:
     """A table in Markdown."""
-    base = {line.row: line.values for line in lines if line.variant is None}
-    baselines = [name for name in table.baselines if name in base]
+    baselines = _baselines(table, lines)
     header = ['', 'seeds', 'each seed', 'mean ± s.d.']
-    header += [f'minus {table.rows[name].label}' for name in baselines] + ['s/iteration']
+    header += [*(f'minus {base.label}' for base in baselines), 's/iteration']
     text = [_markdown_row(header), '|---' * 3 + '|---:' * (len(header) - 3) + '|']
     for line in lines:
         seeds = [seed for seed in table.seeds if seed in line.values]
         count = str(len(seeds)) if len(seeds) == len(table.seeds) else _fewer(seeds, table.seeds)
         values = [line.values[seed] for seed in seeds]
         mean = _mean_text(values)
-        differences = [
-            ''
-            if line.values is base[name]
-            else show_difference(paired_difference(line.values, base[name]))
-            for name in baselines
-        ]
+        differences = _differences(line, baselines)
         seconds = f'{statistics.median(line.seconds):.3f}' if line.seconds else '-'
         each = ', '.join(f'{value:.2f}' for value in values)
         text.append(_markdown_row([line.label, count, each, mean, *differences, seconds]))
     return text
+
+
+def _baselines(table: Table, lines: Sequence[Line]) -> list[Line]:
+    """Lines that all others are compared with, of those with a run."""
+    base = {line.row: line for line in lines if line.variant is None}
+    return [base[name] for name in table.baselines if name in base]
+
+
+def _differences(line: Line, baselines: Sequence[Line]) -> list[str]:
+    """A line minus each baseline; nothing where it is that one."""
+    return [
+        '' if line is base else show_difference(paired_difference(line.values, base.values))
+        for base in baselines
+    ]
 
 
 def _mean_text(values: Sequence[float]) -> str:
@@ -294,16 +302,12 @@ def summary(table: Table, runs: Sequence[dict]) -> str:
             f'README, got {len(by_machine(runs))}; take its marks out of the README'
         )
     lines = [line for line in lines_of(table, runs, table.shown[0]) if not line.variant]
-    base = {line.row: line.values for line in lines}
-    baselines = [name for name in table.baselines if name in base]
+    baselines = _baselines(table, lines)
     header = ['student', 'seeds', f'{table.shown[0]}, mean ± s.d.']
-    header += [f'minus {table.rows[name].label}' for name in baselines]
+    header += [f'minus {base.label}' for base in baselines]
     text = [_markdown_row(header), '|---' + '|---:' * (len(header) - 1) + '|']
     for line in lines:
-        differences = [
-            '' if line.row == name else show_difference(paired_difference(line.values, base[name]))
-            for name in baselines
-        ]
+        differences = _differences(line, baselines)
         values = list(line.values.values())
         text.append(_markdown_row([line.label, str(len(values)), _mean_text(values), *differences]))
     return '\n'.join(text)

@@ -10,15 +10,14 @@ from mmcv.transforms import Compose
 from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
-from mmkd_fm.hooks.distill_state_hook import KEY
 from mmkd_fm.models.alignment import as_levels, measure
 from mmkd_fm.models.distiller import Distiller
 from mmkd_fm.models.losses.fmkt import FMKTLoss
 from mmkd_fm.models.taps import Tap, find_module, read, record
 from mmkd_fm.registry import MODELS
+from trained_checkpoint import load_trained
 
 PROBE_SIZE = 128  # pixels, a multiple of all strides
 
@@ -88,27 +87,7 @@ def load_distiller(
             + (f'valid names: {", ".join(valid)}' if valid else 'there is no flow to show')
         )
     name = loss_name or valid[0]
-    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    loss = model.distill_losses[name]
-    if loss.state_dict() and KEY not in loaded:
-        lacking = 'flows' if hasattr(loss, 'flows') else 'maps to the channels of the teacher'
-        raise ValueError(
-            f'{checkpoint} has no distillation state: the {lacking} of losses.{name} exist in '
-            f'training only. Exported students have none; give a checkpoint that the training '
-            f'wrote, epoch_N.pth in its work dir'
-        )
-    state = loaded.get(KEY, {})
-    # where weights were averaged (EMA), the student's in this file are the averaged ones
-    extras = next(iter(state.get('averaged_extras', {}).values()), state.get('extras', {}))
-    own = {k[len(name) + 1 :]: v for k, v in extras.items() if k.startswith(f'{name}.')}
-    try:
-        model.load_state_dict(loaded.get('state_dict', loaded))
-        loss.load_state_dict(own)
-    except RuntimeError as error:
-        raise ValueError(
-            f'{checkpoint} does not fit the config; give the config and the --cfg-options of its '
-            f'training. {str(error)[:500]}'
-        ) from error
+    load_trained(model, checkpoint, {name: model.distill_losses[name]})
     if teacher:
         model.teacher.checkpoint = teacher
     model.to(device)
