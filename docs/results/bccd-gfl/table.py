@@ -8,7 +8,7 @@ Weights and metrics were chosen on the validation images, see ../bccd-gfl-weight
 
 title = 'BCCD: GFL R18 teaches GFL R18 of a quarter of the width, 16 epochs'
 metric = 'coco/bbox_mAP'
-seeds = [0, 1, 2, 3, 4]
+seeds = list(range(8))
 baselines = ['plain', 'pkd']
 options = {
     f'{part}_dataloader.{key}': value

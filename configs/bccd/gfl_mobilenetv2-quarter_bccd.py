@@ -1,0 +1,16 @@
+"""BCCD student of another architecture: GFL MobileNetV2 of a quarter of the width, FPN 64, at 256x192.
+
+python tools/train.py configs/bccd/gfl_mobilenetv2-quarter_bccd.py
+"""
+
+_base_ = './gfl_r18-quarter_bccd.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='MobileNetV2',
+        widen_factor=0.25,
+        out_indices=(1, 2, 4, 7),
+        norm_eval=False,
+    ),
+    neck=dict(in_channels=[8, 8, 24, 1280]),
+)

@@ -1,0 +1,55 @@
+"""BCCD, GFL R18 -> GFL MobileNetV2 of a quarter of the width, 16 epochs: a second architecture.
+
+python tools/experiments.py docs/results/bccd-gfl-mobilenetv2
+
+Nothing was chosen for this pair: metrics, weights, schedule and teacher are those of ../bccd-gfl,
+written down here before the first run.
+"""
+
+title = 'BCCD: GFL R18 teaches GFL MobileNetV2 of a quarter of the width, 16 epochs'
+metric = 'coco/bbox_mAP'
+seeds = list(range(8))
+baselines = ['plain', 'pkd']
+options = {
+    f'{part}_dataloader.{key}': value
+    for part in ('train', 'val', 'test')
+    for key, value in dict(num_workers=0, persistent_workers=False).items()
+}
+evaluations = dict(test={}, validation={})
+teachers = dict(gfl=dict(config='configs/bccd/gfl_r18_bccd.py', seed=0))
+student = 'configs/bccd/gfl_mobilenetv2-quarter_bccd.py'
+
+
+def row(label, terms, **losses):
+    """A distilled student."""
+    return dict(
+        config='configs/bccd/fmkt-wttm_gfl_r18_mobilenetv2-quarter_bccd.py',
+        teacher='gfl',
+        label=label,
+        options={
+            'train_cfg.val_interval': 16,
+            'model.terms': terms,
+            **{f'model.losses.{key}': value for key, value in losses.items()},
+        },
+    )
+
+
+pkd = {'pkd.loss_weight': 8.0}
+cwd = {'cwd.loss_weight': 4.0}
+fmkt = {
+    'fmkt.metric.type': 'mmkd_fm.CWDLoss',
+    'fmkt.loss_weight': 4.0,
+    'fmkt.theta_weight': 4.0,
+}
+logits = {'wttm.loss_weight': 0.5, 'wttm_boxes.loss_weight': 0.5}
+kd = {**logits, 'wttm.gamma': 1.0, 'wttm_boxes.gamma': 1.0}
+rows = dict(
+    plain=dict(config=student, label='plain student'),
+    pkd=row('PKD', ['pkd'], **pkd),
+    fmkt_wttm=row('FM-KT^Theta + WTTM', ['fmkt', 'wttm', 'wttm_boxes'], **fmkt, **logits),
+    fmkt=row('FM-KT^Theta', ['fmkt'], **fmkt),
+    wttm=row('WTTM on scores and boxes', ['wttm', 'wttm_boxes'], **logits),
+    kd=row('KD on scores and boxes (gamma 1)', ['wttm', 'wttm_boxes'], **kd),
+    cwd=row('CWD', ['cwd'], **cwd),
+    cwd_wttm=row('CWD + WTTM', ['cwd', 'wttm', 'wttm_boxes'], **cwd, **logits),
+)
