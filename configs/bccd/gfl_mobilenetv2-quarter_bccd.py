@@ -1,4 +1,4 @@
-"""BCCD student of another architecture: GFL MobileNetV2 of a quarter of the width, FPN 64, at 256x192.
+"""BCCD student of another architecture: GFL with a MobileNetV2 of a quarter of the width, 256x192.
 
 python tools/train.py configs/bccd/gfl_mobilenetv2-quarter_bccd.py
 """

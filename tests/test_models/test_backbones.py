@@ -21,6 +21,11 @@ CIFAR = {
     'wrn40-1': (dict(type='mmkd_fm.CIFARWideResNet', depth=40, widen_factor=1), 569_780, '0.6'),
     'wrn40-2': (dict(type='mmkd_fm.CIFARWideResNet', depth=40, widen_factor=2), 2_255_156, '2.2'),
     'vgg8': (dict(type='mmkd_fm.CIFARVGG', depth=8), 3_965_028, None),
+    'vgg8-half': (
+        dict(type='mmkd_fm.CIFARVGG', depth=8, widths=(32, 64, 128, 256, 256)),
+        1_005_668,
+        None,
+    ),
     'vgg13': (dict(type='mmkd_fm.CIFARVGG', depth=13), 9_462_180, None),
     'mobilenetv2': (dict(type='mmkd_fm.CIFARMobileNetV2', width=0.5), 812_836, None),
     'shufflenetv1': (dict(type='mmkd_fm.CIFARShuffleNetV1'), 949_258, None),
@@ -32,6 +37,7 @@ MAPS = {
     'resnet8x4': [(64, 1), (128, 2), (256, 4)],
     'wrn16-2': [(32, 1), (64, 2), (128, 4)],
     'vgg8': [(64, 1), (128, 2), (256, 4), (512, 8), (512, 8)],
+    'vgg8-half': [(32, 1), (64, 2), (128, 4), (256, 8), (256, 8)],
     'vgg13': [(64, 1), (128, 2), (256, 4), (512, 8), (512, 8)],
     'mobilenetv2': [
         *[(8, 2), (12, 2), (16, 4), (32, 8), (48, 8), (80, 16), (160, 16)],
@@ -186,6 +192,10 @@ def test_shufflenet_v2_unit_passes_half_of_the_channels():
         (
             dict(type='mmkd_fm.CIFARVGG', depth=12),
             'unknown depth 12; valid depths: 8, 11, 13, 16, 19',
+        ),
+        (
+            dict(type='mmkd_fm.CIFARVGG', widths=(64, 128)),
+            r'those of 5 stages, but got \(64, 128\)',
         ),
         (dict(type='mmkd_fm.CIFARResNet', out_indices=(3,)), 'CIFARResNet has the stages 0 to 2'),
         (dict(type='mmkd_fm.CIFARMobileNetV2', out_indices=(-1,)), 'has the stages 0 to 7'),

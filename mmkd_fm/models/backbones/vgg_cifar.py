@@ -29,11 +29,12 @@ class CIFARVGG(StagedBackbone):
     Args:
         depth: 8, 11, 13, 16 or 19; all but 8 count the two fully connected layers that are not
             there.
+        widths: Channels of the five stages.
         out_indices: Indices of the stages that `forward` returns; None returns the last.
         init_cfg: As for mmengine's `BaseModule`.
 
     Raises:
-        ValueError: If ``depth`` is another, or an index is out of range.
+        ValueError: If ``depth`` is another, ``widths`` are not five, or an index is out of range.
 
     Example:
         >>> CIFARVGG(13)(torch.randn(2, 3, 32, 32))[0].shape
@@ -43,6 +44,7 @@ class CIFARVGG(StagedBackbone):
     def __init__(
         self,
         depth: int = 13,
+        widths: Sequence[int] = WIDTHS,
         out_indices: Optional[Sequence[int]] = None,
         init_cfg: Optional[dict] = None,
     ) -> None:
@@ -50,8 +52,10 @@ class CIFARVGG(StagedBackbone):
             raise ValueError(
                 f'unknown depth {depth}; valid depths: {", ".join(map(str, CONVOLUTIONS))}'
             )
+        if len(widths) != len(WIDTHS):
+            raise ValueError(f'widths: expected those of 5 stages, but got {tuple(widths)}')
         stages, in_channels = [], 3
-        for index, (channels, number) in enumerate(zip(WIDTHS, CONVOLUTIONS[depth])):
+        for index, (channels, number) in enumerate(zip(widths, CONVOLUTIONS[depth])):
             layers: list[nn.Module] = [nn.MaxPool2d(2)] if index in (1, 2, 3) else []
             for _ in range(number):
                 layers += [

@@ -1,0 +1,21 @@
+"""FM-KT with the flow at inference (the authors' form) on BCCD, GFL R18 -> R18 of a quarter.
+
+Measured by us: docs/results/bccd-gfl.md. Train the teacher first, with gfl_r18_bccd.py.
+
+    python tools/train.py configs/bccd/fmkt-neck_gfl_r18_r18-quarter_bccd.py
+    python tools/test.py configs/bccd/fmkt-neck_gfl_r18_r18-quarter_bccd.py CKPT --nfe 1 2 4 8
+"""
+
+_base_ = './flowneck_gfl_r18-quarter_bccd.py'
+default_hooks = {{_base_.distill_hooks}}
+model = dict(
+    _delete_=True,
+    type='mmkd_fm.Distiller',
+    student={{_base_.model}},
+    teacher=dict(
+        config='{{fileDirname}}/gfl_r18_bccd.py',
+        checkpoint='work_dirs/gfl_r18_bccd/epoch_24.pth',
+        cache=2,
+    ),
+    losses=dict(fmkt={{_base_.fmkt_neck}}),
+)

@@ -1,0 +1,21 @@
+"""WTTM and the other methods on CIFAR-10, VGG-8 of half the width -> ResNet-8, 2 epochs.
+
+Measured by us: docs/results/cifar10-pairs.md. Train the teacher first, with vgg8-half_cifar10.py.
+
+    python tools/train.py configs/cifar10/wttm_vgg8-half_resnet8_cifar10.py
+    ... --cfg-options "model.terms=[wttm,fmkt]"
+"""
+
+_base_ = ['./resnet8_cifar10.py', '../_base_/distill_cls.py']
+default_hooks = {{_base_.distill_hooks}}
+model = dict(
+    _delete_=True,
+    type='mmkd_fm.Distiller',
+    student={{_base_.model}},
+    teacher=dict(
+        config='{{fileDirname}}/vgg8-half_cifar10.py',
+        checkpoint='work_dirs/vgg8-half_cifar10/epoch_8.pth',
+    ),
+    losses={{_base_.cifar_losses}},
+    terms=['wttm'],
+)
