@@ -3,12 +3,13 @@
 python tools/experiments.py docs/results/bccd-gfl-mobilenetv2
 
 Nothing was chosen for this pair: metrics, weights, schedule and teacher are those of ../bccd-gfl,
-written down here before the first run.
+written down here before the first run. The lower weights of PKD were added after four seeds of the
+first three rows, when a diagnosis had shown that its gradient is 87 percent of all.
 """
 
 title = 'BCCD: GFL R18 teaches GFL MobileNetV2 of a quarter of the width, 16 epochs'
 metric = 'coco/bbox_mAP'
-seeds = list(range(8))
+seeds = [0, 1, 2, 3]
 baselines = ['plain', 'pkd']
 options = {
     f'{part}_dataloader.{key}': value
@@ -46,6 +47,8 @@ kd = {**logits, 'wttm.gamma': 1.0, 'wttm_boxes.gamma': 1.0}
 rows = dict(
     plain=dict(config=student, label='plain student'),
     pkd=row('PKD', ['pkd'], **pkd),
+    pkd_4=row('PKD, weight 4', ['pkd'], **{'pkd.loss_weight': 4.0}),
+    pkd_2=row('PKD, weight 2', ['pkd'], **{'pkd.loss_weight': 2.0}),
     fmkt_wttm=row('FM-KT^Theta + WTTM', ['fmkt', 'wttm', 'wttm_boxes'], **fmkt, **logits),
     fmkt=row('FM-KT^Theta', ['fmkt'], **fmkt),
     wttm=row('WTTM on scores and boxes', ['wttm', 'wttm_boxes'], **logits),
