@@ -60,6 +60,12 @@ def methods(teacher):
         wttm_fmkt=row(teacher, 'WTTM + FM-KT^Theta', ['wttm', 'fmkt'], **wttm, **fmkt),
         ttm=row(teacher, 'TTM, gamma = 0.25', ['ttm'], **ttm),
         fmkt=row(teacher, 'FM-KT^Theta', ['fmkt'], **fmkt),
+        fmkt_head=dict(
+            config=f'configs/cifar10/fmkt-head_{configs[teacher]}_resnet8_cifar10.py',
+            teacher=teacher,
+            label=f'FM-KT, flow at inference, NFE 4, from {labels[teacher]}',
+            evaluations={f'NFE-{n}': {'model.student.head.nfe': n} for n in (0, 1, 2, 8)},
+        ),
         dkd=row(teacher, 'DKD', ['dkd']),
         dist=row(teacher, 'DIST', ['dist']),
     )
@@ -68,6 +74,9 @@ def methods(teacher):
 
 rows = dict(
     plain=dict(config='configs/cifar10/resnet8_cifar10.py', label='plain student'),
+    ofmkt=dict(
+        config='configs/cifar10/ofmkt_resnet8_cifar10.py', label='OFM-KT, no teacher, NFE 4'
+    ),
     **methods('resnet'),
     **methods('vgg'),
 )
