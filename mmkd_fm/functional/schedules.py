@@ -54,6 +54,11 @@ class Schedule(ABC):
         """
         return 1 - 0.5 / num_steps if self.singular else 1.0
 
+    def interpolate(self, x_student: Tensor, x_teacher: Tensor, t: Tensor) -> Tensor:
+        """``Z_t = alpha_t X^S + sigma_t X^T``; shapes as for `velocity`."""
+        alpha, sigma = (_expand(share(t), x_student) for share in (self.alpha, self.sigma))
+        return alpha * x_student + sigma * x_teacher
+
     def velocity(self, x_student: Tensor, x_teacher: Tensor, t: Tensor) -> Tensor:
         """``dZ_t/dt = alpha'_t X^S + sigma'_t X^T``.
 

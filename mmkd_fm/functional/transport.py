@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint as recompute_in_backward
 from mmkd_fm.functional.schedules import Schedule, get_schedule
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
+States = Callable[[Tensor], Tensor]
 
 
 class Transport(NamedTuple):
@@ -45,6 +46,7 @@ def transport(
     step_loss: Optional[Callable[[Tensor, Tensor, Tensor], Tensor]] = None,
     checkpoint: bool = False,
     keep_steps: bool = True,
+    states: Optional[States] = None,
 ) -> Transport:
     """Carry ``x`` towards the teacher along ``velocity``, in training and at inference.
 
@@ -61,6 +63,9 @@ def transport(
         checkpoint: Recompute each step, its loss included, in the backward pass: memory then grows
             by one copy of ``x`` a step. The velocity must be deterministic and keep no statistics.
         keep_steps: Return all estimates and velocities. Without, they are freed step by step.
+        states: Called as ``states(t)`` with t of shape (N,); what it returns, like ``x``, is the
+            state that a step starts from, in the place of the one that the step before ended in.
+            The transport is then no longer serial.
 
     Raises:
         ValueError: If ``num_steps`` is negative or not whole, the schedule or the solver unknown,
@@ -102,6 +107,8 @@ def transport(
     total = None
     for time in times:
         t = time.expand(len(x))
+        if states is not None:
+            z = states(t)
         if checkpoint and torch.is_grad_enabled():
             z, estimate, v, loss = recompute_in_backward(step, z, t, use_reentrant=False)
         else:

@@ -100,6 +100,7 @@ class Flow(nn.Module):
         solver: str = 'euler',
         step_loss: Optional[Callable[[Tensor, Tensor, Tensor], Tensor]] = None,
         keep_steps: bool = False,
+        states: Optional[Callable[[Tensor], Tensor]] = None,
     ) -> Transport:
         """Transport ``x``, in float32 at least.
 
@@ -109,6 +110,7 @@ class Flow(nn.Module):
             solver: As for `transport`.
             step_loss: As for `transport`.
             keep_steps: As for `transport`.
+            states: As for `transport`.
         """
         x = x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -136,6 +138,7 @@ class Flow(nn.Module):
             step_loss=step_loss,
             checkpoint=self.checkpoint and self.training,
             keep_steps=keep_steps,
+            states=states,
         )
 
 

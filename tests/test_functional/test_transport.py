@@ -250,3 +250,31 @@ def test_unknown_names_list_the_valid_ones(x):
 def test_a_velocity_of_another_shape_is_refused(x):
     with pytest.raises(ValueError, match=r'shape of its state, \(3, 4, 5, 5\), but got \(3, 1'):
         transport(x, lambda z, t: z[:, :1], 2)
+
+
+@pytest.mark.parametrize('num_steps', [1, 4])
+def test_states_replace_those_that_the_steps_before_ended_in(x, num_steps):
+    seen = []
+
+    def velocity(z, t):
+        seen.append(z)
+        return uneven(z, t)
+
+    result = transport(x, velocity, num_steps, states=lambda t: x * t[:, None, None, None])
+    expected = [x * t for t in result.times]
+    torch.testing.assert_close(torch.stack(seen), torch.stack(expected), rtol=0, atol=0)
+    velocities = [uneven(z, t.expand(len(x))) for z, t in zip(expected, result.times)]
+    torch.testing.assert_close(result.velocities, torch.stack(velocities), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('num_steps', [1, 2, 8])
+def test_on_the_interpolants_the_true_velocity_ends_as_the_serial_transport(x, num_steps):
+    """Of the rectified flow: its lines are straight, so both pass the same states."""
+    schedule, teacher = get_schedule('rectified'), x.flip(0)
+
+    def velocity(z, t):
+        return schedule.velocity(x, teacher, t)
+
+    forced = transport(x, velocity, num_steps, states=lambda t: schedule.interpolate(x, teacher, t))
+    torch.testing.assert_close(forced.endpoint, transport(x, velocity, num_steps).endpoint)
+    torch.testing.assert_close(forced.endpoint, teacher)

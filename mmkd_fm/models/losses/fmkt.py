@@ -15,6 +15,7 @@ from mmkd_fm.models.alignment import Tapped, as_levels, match_size, pair_levels
 from mmkd_fm.models.flow import Flow
 from mmkd_fm.models.flow_neck import FlowedPyramid, FlowNeck
 from mmkd_fm.models.losses.feature import Features
+from mmkd_fm.models.losses.matching import VelocityMatching
 from mmkd_fm.registry import MODELS, build_part
 
 
@@ -47,12 +48,17 @@ class FMKTLoss(nn.Module):
             must be one that decodes estimates, as `EndpointMatching` does.
         pair_ratio: Share of the batch that is compared with its own teacher; the other teachers
             are permuted among themselves (pair decoupling). 1 permutes none.
+        teacher_forcing: Start each step from the interpolant of X^S and the mapped teacher, as
+            ordinary flow matching does, in the place of the state that the step before ended in.
+            An ablation of serial training: such a flow reads the teacher, which it lacks
+            afterwards. For `VelocityMatching` and flows in training only.
         loss_weight: Weight of the flow loss of each level.
         levels: Indices of the student's levels to use; None takes those that have the stride of one
             of the teacher's, or those of the FlowNeck.
 
     Raises:
-        ValueError: If a name is unknown or a number out of range.
+        ValueError: If a name is unknown, a number out of range, or teacher forcing asked for where
+            there is none.
 
     Example:
         >>> fmkt=dict(type='mmkd_fm.FMKTLoss', tap='neck', flow=dict(num_steps=[1, 2, 4]))
@@ -66,6 +72,7 @@ class FMKTLoss(nn.Module):
         theta_weight: float = 1.0,
         source_weight: float = 0.0,
         pair_ratio: float = 1.0,
+        teacher_forcing: bool = False,
         loss_weight: float = 1.0,
         levels: Optional[Sequence[int]] = None,
     ) -> None:
@@ -73,12 +80,18 @@ class FMKTLoss(nn.Module):
         if isinstance(flow, str) and flow != 'neck':
             raise ValueError(f"flow is a dict with the arguments of Flow, or 'neck'; got {flow!r}")
         decouple_pairs(1, pair_ratio, 0, 0)  # checks the ratio
+        if teacher_forcing and flow == 'neck':
+            raise ValueError(
+                "teacher_forcing: with flow='neck' the head reads what the flow makes, in training "
+                'as at inference, where there is no teacher; take flow=dict(...) or leave it out'
+            )
         self.flow_cfg = flow or {}
         self.objective_cfg = objective
         self.metric = build_part(metric, 'Loss')
         self.theta_weight = theta_weight
         self.source_weight = source_weight
         self.pair_ratio = pair_ratio
+        self.teacher_forcing = teacher_forcing
         self.loss_weight = loss_weight
         self.levels = levels
 
@@ -106,6 +119,12 @@ class FMKTLoss(nn.Module):
             )
             for (i, j), flow in zip(self.pairs, flows.values())
         )
+        if self.teacher_forcing and not isinstance(self.objectives[0], VelocityMatching):
+            raise ValueError(
+                f'teacher_forcing mixes X^S with the teacher in the channels of X^S, to which '
+                f'VelocityMatching maps it, but {type(self.objectives[0]).__name__} does not; take '
+                f"objective=dict(type='mmkd_fm.VelocityMatching')"
+            )
         if self.source_weight and not hasattr(self.objectives[0], 'decode'):
             raise ValueError(
                 f'source_weight={self.source_weight}: the source term decodes the features as '
@@ -189,7 +208,11 @@ class FMKTLoss(nn.Module):
                 transported = student.transports[i]
                 loss = compare_steps(transported, compare, flow.checkpoint)
             else:
-                transported = flow(x, step_loss=compare)
+                states = None
+                if self.teacher_forcing:
+                    end = match_size(target, x)
+                    states = partial(flow.schedule.interpolate, x, end)
+                transported = flow(x, step_loss=compare, states=states)
                 loss = transported.loss
             matching.append(loss)
             if self.source_weight:

@@ -141,6 +141,46 @@ def test_before_the_flow_moves_source_term_and_flow_loss_are_equal(fmkt):
     assert torch.equal(result['loss_source'], result['loss'])
 
 
+def forced(fmkt, num_steps, **kwargs):
+    return fmkt(
+        teacher_channels=6,
+        moved=True,
+        flow=dict(num_steps=num_steps),
+        objective=dict(type='mmkd_fm.VelocityMatching'),
+        metric=dict(type='mmkd_fm.MSELoss'),
+        **kwargs,
+    )
+
+
+def test_a_single_step_starts_at_the_student_with_and_without_teacher_forcing(fmkt):
+    student, teacher = pyramid(4), teacher_of(6)
+    losses = [forced(fmkt, 1, teacher_forcing=on)(student, teacher) for on in (True, False)]
+    assert torch.equal(losses[0]['loss'], losses[1]['loss'])
+
+
+def test_teacher_forcing_compares_the_velocities_at_the_interpolants(fmkt):
+    loss, student, teacher = forced(fmkt, 4, teacher_forcing=True), pyramid(4), teacher_of(6)
+    expected = 0
+    for x, x_teacher, flow, objective in zip(
+        student, teacher, loss.flows.values(), loss.objectives
+    ):
+        target = objective.target(x_teacher)
+        for share in (1, 0.75, 0.5, 0.25):
+            t, z = torch.full((3,), share), share * x + (1 - share) * target
+            residual = flow.meta_encoder(z, flow.time_embedding(t, z))
+            expected += F.mse_loss(x - target, residual) / 4
+    result = loss(student, teacher)
+    torch.testing.assert_close(result['loss'], expected)
+    assert not torch.allclose(result['loss'], forced(fmkt, 4)(student, teacher)['loss'])
+
+
+def test_teacher_forcing_is_refused_where_there_is_no_mapped_teacher(fmkt):
+    with pytest.raises(ValueError, match="EndpointMatching does not; take .*VelocityMatching'"):
+        fmkt(teacher_forcing=True)
+    with pytest.raises(ValueError, match="with flow='neck' the head reads"):
+        FMKTLoss(flow='neck', teacher_forcing=True)
+
+
 def test_source_term_without_weight_is_left_out_and_without_a_decoder_refused(fmkt):
     assert 'loss_source' not in fmkt()(pyramid(4), teacher_of(4))
     with pytest.raises(ValueError, match='source_weight=1.*VelocityMatching decodes nothing'):
