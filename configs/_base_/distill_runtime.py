@@ -83,6 +83,7 @@ gfl_losses = dict(
     pkd=dict(pkd, loss_weight=8.0),
     wttm=dict(wttm, loss_weight=0.5),
     wttm_boxes=dict(wttm, **dict(box_tap, loss_weight=0.5)),
+    kd_boxes=dict(type='mmkd_fm.KDLoss', temperature=1.0, loss_weight=0.5, **box_tap),
 )
 # Two-stage detectors, whose teacher scores the student's RoIs:
 roi_losses = dict(
