@@ -25,7 +25,6 @@ from torch import Tensor
 
 from diagnose_data import TestImages, Truth, View
 from diagnose_models import LeftOut, Subject
-from mmkd_fm.hooks.teacher_check_hook import _num_classes, _predict
 
 OVERLAP = 0.5  # of a detection with what it is taken for
 MOST = 100  # detections in an image
@@ -117,9 +116,9 @@ class Detection:
         self.predict = {'student': lambda raw: subject.model.test_step(raw)}
         self.notes: list[str] = []
         if subject.teacher is not None:
-            classes = _num_classes(subject.teacher.model)
+            classes = subject.teacher.num_classes
             if classes == len(self.classes):
-                self.predict['teacher'] = lambda raw: _predict(subject.teacher, raw)
+                self.predict['teacher'] = subject.teacher.predict
             else:
                 self.notes.append(
                     f'the teacher has {classes} classes, the test set {len(self.classes)}'

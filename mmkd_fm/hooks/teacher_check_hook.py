@@ -1,7 +1,7 @@
 """Evaluate the teacher before training: a wrong checkpoint or preprocessing costs days else."""
 
 import copy
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 from mmengine.config.utils import _get_cfg_metainfo
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Subset
 
 from mmkd_fm.generators import preserved_generators
 from mmkd_fm.models.distiller import Distiller
-from mmkd_fm.models.teacher import FrozenTeacher, rescale
+from mmkd_fm.models.teacher import FrozenTeacher
 from mmkd_fm.registry import HOOKS
 
 
@@ -57,7 +57,7 @@ class TeacherCheckHook(Hook):
         name, value = next(iter(metrics.items()))
         value *= 100 if name.endswith('mAP') else 1
         published = _published(runner)
-        chance = 100 / _num_classes(model.teacher.model) if 'top1' in name else 0.0
+        chance = 100 / model.teacher.num_classes if 'top1' in name else 0.0
         remedy = (
             'Compare its checkpoint with its config, and the images of the validation pipeline '
             'with those that it was trained on'
@@ -78,9 +78,9 @@ def _why_not(model: nn.Module, runner) -> Optional[str]:
     if runner.val_loop is None:
         return 'the config has no validation (val_dataloader, val_evaluator, val_cfg)'
     classes = runner.val_dataloader.dataset.metainfo.get('classes')
-    if classes is not None and len(classes) != _num_classes(teacher.model):
+    if classes is not None and len(classes) != teacher.num_classes:
         return (
-            f'it has {_num_classes(teacher.model)} classes, the validation set {len(classes)}, so '
+            f'it has {teacher.num_classes} classes, the validation set {len(classes)}, so '
             f'that its predictions can not be scored'
         )
     return None
@@ -99,7 +99,7 @@ def _evaluate(teacher: FrozenTeacher, runner, num_images: int) -> tuple[int, dic
     share = Subset(dataset, chosen[get_rank() :: get_world_size()])
     seen = []
     for batch in DataLoader(share, loader.batch_size or 1, collate_fn=loader.collate_fn):
-        samples = _predict(teacher, copy.deepcopy(batch))
+        samples = teacher.predict(copy.deepcopy(batch))
         seen += [sample.metainfo.get('img_id') for sample in samples]
         evaluator.process(data_samples=samples, data_batch=batch)
     images = [image for part in all_gather_object(seen) for image in part]
@@ -107,29 +107,6 @@ def _evaluate(teacher: FrozenTeacher, runner, num_images: int) -> tuple[int, dic
         if hasattr(metric, 'img_ids'):  # COCO and LVIS: else all others would count as missed
             metric.img_ids = images
     return count, evaluator.evaluate(count)
-
-
-def _predict(teacher: FrozenTeacher, batch: Any) -> list:
-    """Predictions in the teacher's own view, at its own resolution."""
-    scale = teacher.input_scale
-    batch['inputs'] = rescale(batch['inputs'], scale)
-    for sample in batch['data_samples'] if scale != 1 else ():
-        if 'scale_factor' in sample:  # predictions are mapped back by it
-            factor = tuple(scale * f for f in sample.scale_factor)
-            shape = tuple(int(scale * side) for side in sample.img_shape)
-            sample.set_metainfo(dict(scale_factor=factor, img_shape=shape))
-    return teacher.model.test_step(batch)
-
-
-def _num_classes(model: nn.Module) -> Optional[int]:
-    """Number of classes of a detector's or classifier's last head."""
-    head = getattr(model, 'roi_head', model)
-    for name in ('bbox_head', 'head', 'mask_head'):
-        part = getattr(head, name, None)
-        part = part[-1] if isinstance(part, nn.ModuleList) else part
-        if part is not None:
-            return getattr(part, 'num_classes', None)
-    return None
 
 
 def _published(runner) -> Optional[float]:

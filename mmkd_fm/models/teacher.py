@@ -146,6 +146,36 @@ class FrozenTeacher:
             self.model(inputs, mode='tensor')
         return records
 
+    @torch.no_grad()
+    def predict(self, batch: dict[str, Any]) -> list:
+        """Predictions in the teacher's own view, at its own resolution.
+
+        Args:
+            batch: What a data loader gives, changed in place.
+
+        Returns:
+            The samples with predictions, mapped to the original images.
+        """
+        scale = self.input_scale
+        batch['inputs'] = rescale(batch['inputs'], scale)
+        for sample in batch['data_samples'] if scale != 1 else ():
+            if 'scale_factor' in sample:  # predictions are mapped back by it
+                factor = tuple(scale * f for f in sample.scale_factor)
+                shape = tuple(int(scale * side) for side in sample.img_shape)
+                sample.set_metainfo(dict(scale_factor=factor, img_shape=shape))
+        return self.model.test_step(batch)
+
+    @property
+    def num_classes(self) -> Optional[int]:
+        """Number of classes of the last head; None where no head says it."""
+        head = getattr(self.model, 'roi_head', self.model)
+        for name in ('bbox_head', 'head', 'mask_head'):
+            part = getattr(head, name, None)
+            part = part[-1] if isinstance(part, nn.ModuleList) else part
+            if part is not None:
+                return getattr(part, 'num_classes', None)
+        return None
+
     def fingerprint(self) -> str:
         """SHA-256 of all parameters and buffers: recognises the teacher wherever its file lies."""
         digest = hashlib.sha256()

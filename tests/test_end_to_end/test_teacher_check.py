@@ -12,7 +12,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 
 from mmkd_fm.hooks import TeacherCheckHook
-from mmkd_fm.hooks.teacher_check_hook import _num_classes, _published
+from mmkd_fm.hooks.teacher_check_hook import _published
+from mmkd_fm.models.teacher import FrozenTeacher
 
 pytestmark = pytest.mark.slow
 HOOK = dict(type='mmkd_fm.TeacherCheckHook', num_images=3)
@@ -138,8 +139,6 @@ def test_only_the_chosen_images_count(distill_config, make_runner, perfect, data
 
 def test_another_resolution_of_the_teacher(distill_config, check):
     """Predictions come back at the size of the image, whatever the teacher sees."""
-    from mmkd_fm.hooks import teacher_check_hook
-
     cfg = distill_config(losses='pkd')
     cfg.model.teacher.input_scale = 2.0
     _, runner = check(cfg, num_images=1)
@@ -147,7 +146,7 @@ def test_another_resolution_of_the_teacher(distill_config, check):
     seen = []
     teacher = runner.model.teacher
     teacher.model.test_step = seen.append
-    teacher_check_hook._predict(teacher, copy.deepcopy(batch))
+    teacher.predict(copy.deepcopy(batch))
     for image, sample, scaled, new in zip(
         batch['inputs'], batch['data_samples'], seen[0]['inputs'], seen[0]['data_samples']
     ):
@@ -238,10 +237,8 @@ def test_what_is_warned_of(share, warning, monkeypatch, caplog):
         'detr/detr_r50_8xb2-150e_coco.py',
     ],
 )
-def test_classes_of_other_heads(name, build):
-    from mmengine.hub import get_config
-
-    assert _num_classes(build(get_config(f'mmdet::{name}').model)) == 80
+def test_classes_of_other_heads(name):
+    assert FrozenTeacher(f'mmdet::{name}').num_classes == 80
 
 
 def test_two_processes_share_the_images(distill_config, check, tools, tmp_path):
