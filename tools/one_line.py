@@ -47,8 +47,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         metavar='NAME',
         help='methods: fmkt (default), pkd and cwd for any two detectors; wttm, ttm, kd, dkd, dist '
-        'where both heads are of one family, wttm_boxes and fmkt_cwd too where they are GFL-type; '
-        'of classifiers wttm (default), kd, dkd, dist, ttm, fmkt, fmkt_stages',
+        'where both heads are of one family, wttm_boxes, kd_boxes and fmkt_cwd too where they are '
+        'GFL-type; of classifiers wttm (default), kd, dkd, dist, ttm, fmkt, fmkt_stages',
     )
 
 

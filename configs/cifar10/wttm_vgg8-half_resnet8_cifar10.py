@@ -6,16 +6,10 @@ Measured by us: docs/results/cifar10-pairs.md. Train the teacher first, with vgg
     ... --cfg-options "model.terms=[wttm,fmkt]"
 """
 
-_base_ = ['./resnet8_cifar10.py', '../_base_/distill_cls.py']
-default_hooks = {{_base_.distill_hooks}}
+_base_ = './wttm_resnet20_resnet8_cifar10.py'
 model = dict(
-    _delete_=True,
-    type='mmkd_fm.Distiller',
-    student={{_base_.model}},
     teacher=dict(
         config='{{fileDirname}}/vgg8-half_cifar10.py',
         checkpoint='work_dirs/vgg8-half_cifar10/epoch_8.pth',
     ),
-    losses={{_base_.cifar_losses}},
-    terms=['wttm'],
 )

@@ -1,4 +1,4 @@
-"""Drawn shapes, GFL R18 -> R18 of a quarter of the width, 12 epochs: what does each part do?
+"""Drawn shapes, GFL R18 -> R18 of a quarter of the width, 16 epochs: what does each part do?
 
     python tools/make_demo_data.py data/demo-large --val 240 --test 720
     python tools/experiments.py docs/results/demo-gfl
@@ -7,7 +7,7 @@ A second witness beside BCCD, with ten times as many test images. All weights ar
 ../bccd-gfl; a row says what it changes.
 """
 
-title = 'Drawn shapes: GFL R18 teaches GFL R18 of a quarter of the width, 12 epochs'
+title = 'Drawn shapes: GFL R18 teaches GFL R18 of a quarter of the width, 16 epochs'
 metric = 'coco/bbox_mAP'
 seeds = [0, 1, 2]
 baselines = ['plain', 'pkd', 'fmkt', 'wttm']

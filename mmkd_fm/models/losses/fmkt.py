@@ -208,10 +208,11 @@ class FMKTLoss(nn.Module):
                 transported = student.transports[i]
                 loss = compare_steps(transported, compare, flow.checkpoint)
             else:
-                states = None
-                if self.teacher_forcing:
-                    end = match_size(target, x)
-                    states = partial(flow.schedule.interpolate, x, end)
+                states = (
+                    partial(flow.schedule.interpolate, x, match_size(target, x))
+                    if self.teacher_forcing
+                    else None
+                )
                 transported = flow(x, step_loss=compare, states=states)
                 loss = transported.loss
             matching.append(loss)

@@ -174,6 +174,35 @@ def test_teacher_forcing_compares_the_velocities_at_the_interpolants(fmkt):
     assert not torch.allclose(result['loss'], forced(fmkt, 4)(student, teacher)['loss'])
 
 
+def test_teacher_forcing_is_the_same_recomputed(fmkt):
+    student, teacher = pyramid(4), teacher_of(6)
+    results = []
+    for checkpoint in (False, True):
+        loss = forced(fmkt, 4, teacher_forcing=True)
+        for flow in loss.flows.values():
+            flow.checkpoint = checkpoint
+        value = loss(student, teacher)['loss']
+        gradients = torch.autograd.grad(value, [*student, *loss.flows.parameters()])
+        results.append([value, *gradients])
+    torch.testing.assert_close(*results)
+
+
+def test_interpolants_have_the_size_of_the_students_maps(fmkt):
+    """A teacher of half the size that is constant is as one of the full size."""
+    student = pyramid(4)
+    constant = torch.randn(3, 6, 1, 1)
+    full, half = ([constant.expand(3, 6, s // k, s // k) for s in SIZES] for k in (1, 2))
+    seen = []
+    for teacher in (full, half):
+        loss = forced(fmkt, 4, teacher_forcing=True).eval()  # the map's statistics stay
+        states = []
+        for flow in loss.flows.values():
+            flow.meta_encoder.register_forward_pre_hook(lambda m, args, s=states: s.append(args[0]))
+        loss(student, teacher)
+        seen.append(states)
+    torch.testing.assert_close(*seen)
+
+
 def test_teacher_forcing_is_refused_where_there_is_no_mapped_teacher(fmkt):
     with pytest.raises(ValueError, match="EndpointMatching does not; take .*VelocityMatching'"):
         fmkt(teacher_forcing=True)
