@@ -15,16 +15,19 @@ options = {
     for part in ('train', 'val', 'test')
     for key, value in dict(num_workers=0, persistent_workers=False).items()
 }
+
+
+def resnet20(epochs):
+    """The teacher ResNet-20, trained so long."""
+    keys = ['train_cfg.max_epochs', 'param_scheduler.1.T_max', 'param_scheduler.1.end']
+    options = dict.fromkeys(keys, epochs)
+    return dict(config='configs/cifar10/resnet20_cifar10.py', seed=0, options=options)
+
+
 teachers = dict(
-    resnet=dict(
-        config='configs/cifar10/resnet20_cifar10.py',
-        seed=0,
-        options={
-            'train_cfg.max_epochs': 4,
-            'param_scheduler.1.T_max': 4,
-            'param_scheduler.1.end': 4,
-        },
-    ),
+    resnet=resnet20(4),
+    resnet_1=resnet20(1),
+    resnet_2=resnet20(2),
     vgg=dict(config='configs/cifar10/vgg8-half_cifar10.py', seed=0),
 )
 wttm = {'wttm.gamma': 0.25, 'wttm.loss_weight': 1.5}
@@ -33,15 +36,24 @@ fmkt = {
     'fmkt.flow.meta_encoder.type': 'mmkd_fm.DepthwiseMetaEncoder',
     'fmkt.loss_weight': 1.0,
 }
-labels = dict(resnet='ResNet-20', vgg='VGG-8')
-configs = dict(resnet='resnet20', vgg='vgg8-half')
+labels = dict(
+    resnet='ResNet-20',
+    resnet_1='ResNet-20 of 1 epoch',
+    resnet_2='ResNet-20 of 2 epochs',
+    vgg='VGG-8',
+)
 ttm = {'ttm.gamma': 0.25, 'ttm.loss_weight': 4.0}
+
+
+def architecture(teacher):
+    """Its name in the names of the configs."""
+    return 'vgg8-half' if teacher == 'vgg' else 'resnet20'
 
 
 def row(teacher, label, terms, task=1.0, **losses):
     """A student of one of the teachers."""
     return dict(
-        config=f'configs/cifar10/wttm_{configs[teacher]}_resnet8_cifar10.py',
+        config=f'configs/cifar10/wttm_{architecture(teacher)}_resnet8_cifar10.py',
         teacher=teacher,
         label=f'{label}, from {labels[teacher]}',
         options={
@@ -52,16 +64,23 @@ def row(teacher, label, terms, task=1.0, **losses):
     )
 
 
-def methods(teacher):
-    """All rows of a teacher."""
+def kd_and_wttm(teacher):
+    """The rows of every teacher."""
     rows = dict(
         kd=row(teacher, 'KD, T = 4', ['kd'], 0.1, **{'kd.loss_weight': 0.9}),
         wttm=row(teacher, 'WTTM, gamma = 0.25', ['wttm'], **wttm),
+    )
+    return {f'{teacher}_{name}': declared for name, declared in rows.items()}
+
+
+def methods(teacher):
+    """The other rows of a teacher."""
+    rows = dict(
         wttm_fmkt=row(teacher, 'WTTM + FM-KT^Theta', ['wttm', 'fmkt'], **wttm, **fmkt),
         ttm=row(teacher, 'TTM, gamma = 0.25', ['ttm'], **ttm),
         fmkt=row(teacher, 'FM-KT^Theta', ['fmkt'], **fmkt),
         fmkt_head=dict(
-            config=f'configs/cifar10/fmkt-head_{configs[teacher]}_resnet8_cifar10.py',
+            config=f'configs/cifar10/fmkt-head_{architecture(teacher)}_resnet8_cifar10.py',
             teacher=teacher,
             label=f'FM-KT, flow at inference, NFE 4, from {labels[teacher]}',
             evaluations={f'NFE-{n}': {'model.student.head.nfe': n} for n in (0, 1, 2, 8)},
@@ -77,6 +96,18 @@ rows = dict(
     ofmkt=dict(
         config='configs/cifar10/ofmkt_resnet8_cifar10.py', label='OFM-KT, no teacher, NFE 4'
     ),
+    **kd_and_wttm('resnet'),
     **methods('resnet'),
+    **kd_and_wttm('vgg'),
     **methods('vgg'),
+    # does a better teacher make a better student?
+    **kd_and_wttm('resnet_1'),
+    **kd_and_wttm('resnet_2'),
+    resnet_fmkt_decoupled=row(
+        'resnet',
+        'FM-KT^Theta, half of the pairs decoupled',
+        ['fmkt'],
+        **fmkt,
+        **{'fmkt.pair_ratio': 0.5},
+    ),
 )
