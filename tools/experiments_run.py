@@ -116,8 +116,9 @@ def _tested(folder: Path) -> dict:
 def _validation_config(job: Job) -> Path:
     """A config that tests what the training validates."""
     cfg = load_config(job.part.config, job.part.options)
-    for part in ('dataloader', 'evaluator', 'cfg'):
-        cfg[f'test_{part}'] = cfg[f'val_{part}']
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    # not its loop: a ValLoop writes no metrics file
+    cfg.test_cfg = cfg.get('test_cfg') or dict(type='TestLoop')
     path = job.folder / 'tests' / 'validation.py'
     path.parent.mkdir(exist_ok=True)
     cfg.dump(path)

@@ -29,6 +29,7 @@ options = {{
         'num_workers': 0, 'persistent_workers': False, 'batch_size': 8, 'dataset.data_root': data
     }}.items()
 }}
+options['val_cfg.type'] = 'ValLoop'  # as detectors have it: not to be taken for a test
 teachers = dict(
     resnet20=dict(
         config='configs/cifar10/resnet20_cifar10.py', options={{'train_cfg.max_epochs': 1}}, seed=5
