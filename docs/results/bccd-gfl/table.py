@@ -41,6 +41,7 @@ fmkt = {
     'fmkt.loss_weight': 4.0,
     'fmkt.theta_weight': 4.0,
 }
+fmkt_pkd = {'fmkt.loss_weight': 8.0, 'fmkt.theta_weight': 8.0}
 logits = {'wttm.loss_weight': 0.5, 'wttm_boxes.loss_weight': 0.5}
 kd = {**logits, 'wttm.gamma': 1.0, 'wttm_boxes.gamma': 1.0}
 at_inference = {
@@ -60,6 +61,7 @@ rows = dict(
     pkd=row('PKD', ['pkd'], **pkd),
     fmkt_wttm=row('FM-KT^Theta + WTTM', ['fmkt', 'wttm', 'wttm_boxes'], **fmkt, **logits),
     fmkt=row('FM-KT^Theta', ['fmkt'], **fmkt),
+    fmkt_pkd=row('FM-KT^Theta, with PKD as its metric', ['fmkt'], **fmkt_pkd),
     wttm=row('WTTM on scores and boxes', ['wttm', 'wttm_boxes'], **logits),
     kd=row('KD on scores and boxes (gamma 1)', ['wttm', 'wttm_boxes'], **kd),
     cwd=row('CWD', ['cwd'], **cwd),

@@ -95,6 +95,10 @@ rows = dict(
     convnext=fmkt(
         'ConvNeXtMetaEncoder', **{'flow.meta_encoder.type': 'mmkd_fm.ConvNeXtMetaEncoder'}
     ),
+    metric_pkd=fmkt(
+        'with PKD as its metric, weights of 8',
+        **{'metric.type': 'mmkd_fm.PKDLoss', 'loss_weight': 8.0, 'theta_weight': 8.0},
+    ),
     no_theta=fmkt('without the Theta term', theta_weight=0.0),
     decoupled=fmkt('half of the pairs decoupled', pair_ratio=0.5),
     weight_1=fmkt('weights of 1', loss_weight=1.0, theta_weight=1.0),
