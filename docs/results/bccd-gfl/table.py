@@ -69,20 +69,20 @@ rows = dict(
     fmkt_neck=dict(
         config='configs/bccd/fmkt-neck_gfl_r18_r18-quarter_bccd.py',
         teacher='gfl',
-        label='FM-KT, flow at inference (NFE 1)',
+        label='FM-KT, flow at inference (default NFE 1)',
         options=at_inference,
         evaluations=numbers_of_steps('model.student.neck.nfe', [2, 4, 8]),
     ),
     any_nfe=dict(
         config='configs/bccd/fmkt-any-nfe_gfl_r18_r18-quarter_bccd.py',
         teacher='gfl',
-        label='FM-KT, any number of steps (NFE 1)',
+        label='FM-KT, any number of steps (default NFE 1)',
         options={**at_inference, 'model.losses.fmkt.theta_weight': 4.0},
         evaluations=numbers_of_steps('model.student.neck.nfe', [0, 2, 4, 8]),
     ),
     control=dict(
         config='configs/bccd/flowneck_gfl_r18-quarter_bccd.py',
-        label='FlowNeck without a teacher (NFE 1)',
+        label='FlowNeck without a teacher (default NFE 1)',
         options={'train_cfg.val_interval': 16},
         evaluations=numbers_of_steps('model.neck.nfe', [2, 4, 8]),
     ),

@@ -82,7 +82,7 @@ def methods(teacher):
         fmkt_head=dict(
             config=f'configs/cifar10/fmkt-head_{architecture(teacher)}_resnet8_cifar10.py',
             teacher=teacher,
-            label=f'FM-KT, flow at inference (NFE 4), from {labels[teacher]}',
+            label=f'FM-KT, flow at inference (default NFE 4), from {labels[teacher]}',
             evaluations={f'NFE-{n}': {'model.student.head.nfe': n} for n in (0, 1, 2, 8)},
         ),
         dkd=row(teacher, 'DKD', ['dkd']),
