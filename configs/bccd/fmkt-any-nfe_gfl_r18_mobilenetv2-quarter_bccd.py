@@ -1,0 +1,14 @@
+"""FM-KT for any number of steps on BCCD, GFL R18 -> MobileNetV2 of a quarter, 16 epochs.
+
+Measured by us: docs/results/bccd-gfl-mobilenetv2.md. Train the teacher first, with gfl_r18_bccd.py.
+
+    python tools/train.py configs/bccd/fmkt-any-nfe_gfl_r18_mobilenetv2-quarter_bccd.py
+    python tools/test.py CONFIG CKPT --nfe 0 1 2 4 8
+    python tools/export_student.py CONFIG CKPT OUT_DIR    # NFE 0, the plain detector
+"""
+
+_base_ = './fmkt-neck_gfl_r18_mobilenetv2-quarter_bccd.py'
+model = dict(
+    student=dict(neck=dict(flow=dict(num_steps=[0, 1, 2, 4]))),
+    losses=dict(fmkt=dict(theta_weight=4.0)),
+)
