@@ -38,13 +38,14 @@ def folder_problems(cfg: dict, loaders: Sequence[str]) -> Iterator[str]:
             yield f'{loader}.dataset: {problem}'
 
 
-def file_problems(cfg: dict) -> Iterator[str]:
+def file_problems(cfg: dict, loaders: Sequence[str]) -> Iterator[str]:
     """What is wrong with the files of data sets, looked at after a failure.
 
     Args:
         cfg: The whole config.
+        loaders: Names of the data loaders that are looked at.
     """
-    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+    for loader in loaders:
         dataset = _dataset(cfg, loader)
         kind = str(dataset.get('type')).rpartition('.')[2]
         problem = None

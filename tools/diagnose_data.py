@@ -151,7 +151,7 @@ def _loader(cfg: Config, name: str) -> DataLoader:
         if not problems:
             return Runner.build_dataloader(settings, seed=SEED)
     except Exception as error:  # data sets fail in many ways
-        problems = [p for p in file_problems(cfg) if p.startswith(name)]
+        problems = list(file_problems(cfg, [name]))
         if not problems:
             raise ValueError(f'{name} can not be built: {type(error).__name__}: {error}') from error
     raise ValueError(problems[0])

@@ -9,8 +9,10 @@ becomes the plain model too (NFE 0) if it was trained for that, or keeps its flo
 
 import argparse
 import importlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from mm_tool import explained
@@ -18,8 +20,8 @@ from mm_tool import explained
 PARTS = {'neck': [1, 2, 4], 'head': 8}
 """Where a flow may stand in a model, and its default steps; what it wraps has the same name."""
 
-SHARED = ('default_hooks', 'custom_hooks', 'val_evaluator', 'test_evaluator')
-"""Parts of a config where what is ours stands beside what is not."""
+SHARED = ('custom_hooks', 'val_evaluator', 'test_evaluator')
+"""Lists in a config where what is ours stands beside what is not."""
 
 PROBE_SIZE = 128  # pixels, a multiple of all strides
 
@@ -30,6 +32,14 @@ def main() -> None:
     from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
 
     arguments = _parse()
+    folder = Path(arguments.out_dir)
+    config, checkpoint = folder / Path(arguments.config).name, folder / 'student.pth'
+    keep(config, arguments.config)
+    keep(checkpoint, arguments.checkpoint)
+    if not Path(arguments.checkpoint).is_file() and '://' not in arguments.checkpoint:
+        raise SystemExit(f'error: there is no checkpoint {arguments.checkpoint!r}')
+    if arguments.nfe < 0:
+        raise SystemExit(f'error: --nfe: expected 0 or more, got {arguments.nfe}')
     cfg = Config.fromfile(arguments.config)
     cfg.merge_from_dict(arguments.cfg_options)
     enter_scope(cfg)
@@ -42,17 +52,21 @@ def main() -> None:
     else:
         state = unwrap(cfg.model, state)
     strip(cfg)
-    check(cfg, state)
-    folder = Path(arguments.out_dir)
+    try:
+        check(cfg, state)
+    except RuntimeError as error:  # says which keys
+        raise SystemExit(
+            f'error: {arguments.checkpoint} does not fit the student of {arguments.config}, give '
+            f'the config and the --cfg-options of its training: {shorten(str(error), 400)}'
+        ) from error
     folder.mkdir(parents=True, exist_ok=True)
-    config, checkpoint = folder / Path(arguments.config).name, folder / 'student.pth'
     cfg.dump(config)
     meta = {k: v for k, v in loaded.get('meta', {}).items() if k in ('dataset_meta', 'epoch')}
     save_checkpoint(dict(state_dict=state, meta=meta), str(checkpoint))
     print(f'written, and loaded strictly: {config} {checkpoint}')
-    kept = sorted(set(own_types(cfg.model)))
+    kept = sorted(set(own_types(list(cfg.values()))))
     if kept:
-        print(f'the exported model needs this package, mmkd_fm, for {", ".join(kept)}')
+        print(f'the exported config needs this package, mmkd_fm, for {", ".join(kept)}')
 
 
 def _parse() -> argparse.Namespace:
@@ -69,6 +83,16 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     return parser.parse_args()
+
+
+def keep(written: Path, read: str) -> None:
+    """Refuse to write over what is read: the training could not be resumed then.
+
+    Raises:
+        SystemExit: If both are one file.
+    """
+    if written.resolve() == Path(read).resolve():
+        raise SystemExit(f'error: {written} would be overwritten; choose another OUT_DIR')
 
 
 def flows(model: dict) -> list[str]:
@@ -147,18 +171,38 @@ def is_own(value: Any) -> bool:
 def strip(cfg: dict) -> None:
     """Drop what only distillation needs from a config, in place.
 
-    Of hooks and metrics only those that are ours go; another part that names a type of this package
-    is a variable of the config, such as the losses to choose from.
+    Of imports, hooks and metrics only those that are ours go, and of an InMemory its wrapping. Any
+    other part that names a type of this package and that no Runner takes is a variable of the
+    config, such as the losses to choose from. The work dir was that of the distillation.
     """
+    from mmengine.runner import Runner
+
+    kept = inspect.signature(Runner).parameters
+    cfg.pop('work_dir', None)
     for name in [n for n in cfg if n != 'model' and is_own(cfg[n])]:
-        part = cfg[name]
-        if name == 'default_hooks':
-            for hook in [hook for hook in part if is_own(part[hook])]:
-                part.pop(hook)
+        part = without_in_memory(cfg.pop(name))
+        if name == 'custom_imports':
+            imports = [item for item in _as_list(part['imports']) if not is_own(item)]
+            cfg[name] = dict(part, imports=imports)
+        elif name == 'default_hooks':
+            cfg[name] = {key: hook for key, hook in part.items() if not is_own(hook)}
         elif name in SHARED:
             cfg[name] = [item for item in _as_list(part) if not is_own(item)]
-        else:
-            cfg.pop(name)
+        elif name in kept or not is_own(part):
+            cfg[name] = part
+
+
+def without_in_memory(part: Any) -> Any:
+    """A part of a config with the steps of each InMemory in its place."""
+    if isinstance(part, dict):
+        return type(part)({key: without_in_memory(value) for key, value in part.items()})
+    if not isinstance(part, (list, tuple)):
+        return part
+    items: list = []
+    for item in map(without_in_memory, part):
+        kind = next(own_types(item.get('type')), '') if isinstance(item, dict) else ''
+        items.extend(item['transforms'] if kind.endswith('.InMemory') else [item])
+    return type(part)(items)
 
 
 def _as_list(part: Any) -> list:
@@ -183,5 +227,5 @@ def check(cfg: dict, state: dict) -> None:
 
 
 if __name__ == '__main__':
-    with explained():
+    with explained(logs=False):
         main()

@@ -66,11 +66,12 @@ def tool_package(cfg: Optional['Config']) -> str:
 
 
 @contextmanager
-def explained(loaders: Sequence[str] = ()) -> Iterator[Optional['Config']]:
+def explained(loaders: Sequence[str] = (), logs: bool = True) -> Iterator[Optional['Config']]:
     """Check the arguments of this process before, and explain what fails inside.
 
     Args:
         loaders: Names of the config's data loaders that are read.
+        logs: Whether the tool writes to the work directory.
 
     Yields:
         The config with the options of the command line; None if there is none, or it can't be read.
@@ -82,8 +83,9 @@ def explained(loaders: Sequence[str] = ()) -> Iterator[Optional['Config']]:
     arguments, cfg = argument_parser().parse_known_args()[0], None
     if arguments.config is not None:
         check_config(arguments.config)
-        check_work_dir(arguments.work_dir)
         cfg = _read(arguments)
+        if logs:
+            check_work_dir(arguments.work_dir or (cfg or {}).get('work_dir') or 'work_dirs')
     if arguments.no_validate:
         loaders = [name for name in loaders if name != 'val_dataloader']
     if cfg is not None:
@@ -91,9 +93,10 @@ def explained(loaders: Sequence[str] = ()) -> Iterator[Optional['Config']]:
             sys.exit(f'error: {problem}')
     try:
         yield cfg
-    except (KeyError, AssertionError, TypeError, AttributeError, ValueError, OSError):
-        for problem in file_problems(cfg) if cfg is not None else ():
-            sys.exit(f'error: {problem}')
+    except (KeyError, AssertionError, TypeError, AttributeError, ValueError, OSError) as error:
+        for problem in file_problems(cfg, loaders) if cfg is not None else ():
+            # both are said: it may have failed for another reason
+            sys.exit(f'error: {problem}\n(what failed: {type(error).__name__}: {error})')
         raise
 
 
@@ -109,7 +112,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument('config', nargs='?')
-    parser.add_argument('--work-dir', default='work_dirs')
+    parser.add_argument('--work-dir')
     parser.add_argument('--no-validate', action='store_true')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     for option in ('--launcher', '--local_rank', '--local-rank', '--out', '--show-dir'):
@@ -128,13 +131,14 @@ def check_config(path: str) -> None:
 
 
 def check_work_dir(path: str) -> None:
-    """Stop before the models are built if nothing can be saved."""
+    """Stop before the models are built if nothing can be saved; makes nothing."""
     remedy = 'choose another --work-dir'
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        sys.exit(f'error: the work directory can not be made ({error}); {remedy}')
-    if not os.access(path, os.W_OK):
+    folder = Path(path).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        sys.exit(f'error: the work directory {path!r} can not be made, {folder} is a file; {remedy}')
+    if not os.access(folder, os.W_OK | os.X_OK):
         sys.exit(f'error: the work directory {path!r} is not writable; {remedy}')
 
 

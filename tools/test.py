@@ -16,7 +16,7 @@ from mm_tool import explained, run
 LOADERS = ('test_dataloader',)
 
 if __name__ == '__main__':
-    if '--nfe' in sys.argv:
+    if any(argument.partition('=')[0] == '--nfe' for argument in sys.argv):
         with explained(LOADERS):
             from nfe_sweep import main
 

@@ -93,6 +93,6 @@ def test_lists_of_images(problems, kind, content, message):
 
 def test_after_a_failed_download(tmp_path):
     dataset = dict(type='CIFAR10', data_root=str(tmp_path))
-    (problem,) = file_problems(dict(test_dataloader=dict(dataset=dataset)))
+    (problem,) = file_problems(dict(test_dataloader=dict(dataset=dataset)), ['test_dataloader'])
     assert problem.startswith('test_dataloader.dataset: there is no folder')
     assert 'cifar-10-batches-py' in problem

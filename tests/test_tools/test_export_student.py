@@ -1,0 +1,92 @@
+"""What is left of a config when its student is exported."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+import export_student
+
+ROOT = Path(__file__).resolve().parents[2]
+DISTILLED = ROOT / 'configs' / 'bccd' / 'fmkt-wttm_gfl_r18_r18-quarter_bccd.py'
+
+
+def stripped(path, **parts):
+    cfg = Config.fromfile(path)
+    for name, part in parts.items():
+        cfg[name] = part
+    cfg.model = cfg.model.student
+    export_student.strip(cfg)
+    return cfg
+
+
+def test_a_config_with_kept_images_stays_one_that_trains():
+    before, cfg = Config.fromfile(DISTILLED), stripped(DISTILLED, work_dir='run', resume=False)
+    assert 'mmkd_fm' in str(before.train_dataloader)
+    assert 'mmkd_fm' not in cfg.pretty_text
+    assert 'work_dir' not in cfg
+    for name in ('train', 'val', 'test'):
+        assert {f'{name}_dataloader', f'{name}_cfg'} <= set(cfg)
+    (kept, *random), pipeline = before.train_pipeline, cfg.train_dataloader.dataset.pipeline
+    assert kept.type == 'mmkd_fm.InMemory'
+    assert pipeline == [*kept.transforms, *random]
+    assert cfg.train_dataloader.batch_size == before.train_dataloader.batch_size
+
+
+def test_its_settings_are_those_of_the_plain_student():
+    cfg, plain = stripped(DISTILLED), Config.fromfile(DISTILLED.parent / 'gfl_r18-quarter_bccd.py')
+    for name in ('model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'default_hooks'):
+        assert cfg[name] == plain[name], name
+
+
+def test_imports_of_others_stay():
+    imports = dict(imports=['my_backbone', 'mmkd_fm.models'], allow_failed_imports=False)
+    expected = dict(imports=['my_backbone'], allow_failed_imports=False)
+    assert stripped(DISTILLED, custom_imports=imports).custom_imports == expected
+    assert stripped(DISTILLED, custom_imports=dict(imports='mmkd_fm')).custom_imports.imports == []
+
+
+def test_what_a_runner_takes_is_never_dropped():
+    """Another part of ours in a pipeline stays, and the export says that it is needed."""
+    loader = dict(dataset=dict(pipeline=[dict(type='mmkd_fm.Other')]))
+    cfg = stripped(DISTILLED, train_dataloader=loader)
+    assert cfg.train_dataloader == loader
+    assert list(export_student.own_types(list(cfg.values()))) == ['mmkd_fm.Other']
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, 'argv', ['export_student.py', *map(str, arguments)])
+    export_student.main()
+
+
+def test_what_is_read_is_not_overwritten(monkeypatch, tmp_path):
+    config, checkpoint = tmp_path / 'distilled.py', tmp_path / 'student.pth'
+    Config.fromfile(DISTILLED).dump(config)
+    torch.save(dict(state_dict={}), checkpoint)
+    text = config.read_text()
+    for out in (tmp_path, tmp_path / 'absent' / '..'):
+        with pytest.raises(SystemExit, match=r'distilled.py would be overwritten; .* OUT_DIR'):
+            run(monkeypatch, config, checkpoint, out)
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / 'student.pth').symlink_to(checkpoint)
+    with pytest.raises(SystemExit, match=r'student.pth would be overwritten'):
+        run(monkeypatch, config, checkpoint, tmp_path / 'out')
+    assert config.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['absent.pth', 'out'], "error: there is no checkpoint 'absent.pth'"),
+        (['other.pth', 'out', '--nfe', '-1'], 'error: --nfe: expected 0 or more, got -1'),
+        (['other.pth', 'out'], r'(?s)error: other.pth does not fit the student of .*Missing key'),
+    ],
+)
+def test_mistakes_are_explained(monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(state_dict=dict(weight=torch.zeros(1))), 'other.pth')
+    with pytest.raises(SystemExit, match=message):
+        run(monkeypatch, DISTILLED, *arguments)
+    assert not (tmp_path / 'out').exists()
