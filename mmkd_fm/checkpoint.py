@@ -144,7 +144,9 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
 @CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
 def load_from_http(filename: str, map_location: Any = None, model_dir: Optional[str] = None) -> Any:
-    """Download a checkpoint once (rank 0 of each job), then read it safely.
+    """Download a checkpoint, then read it safely.
+
+    Rank 0 downloads it, and where nodes don't share the folder the first process of each other.
 
     Args:
         filename: URL.
@@ -153,8 +155,10 @@ def load_from_http(filename: str, map_location: Any = None, model_dir: Optional[
     """
     folder = model_dir or osp.join(torch.hub.get_dir(), 'checkpoints')
     path = osp.join(folder, osp.basename(urlparse(filename).path))
-    if get_rank() == 0 and not osp.isfile(path):
-        os.makedirs(folder, exist_ok=True)
-        torch.hub.download_url_to_file(filename, path)
-    barrier()
+    # mmengine's own local rank needs a process group that its Runner doesn't make
+    for downloads in (get_rank() == 0, int(os.environ.get('LOCAL_RANK', 0)) == 0):
+        if downloads and not osp.isfile(path):
+            os.makedirs(folder, exist_ok=True)
+            torch.hub.download_url_to_file(filename, path)
+        barrier()
     return load_from_local(path, map_location)

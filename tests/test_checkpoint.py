@@ -5,9 +5,12 @@ import http.server
 import io
 import os
 import pickle
+import subprocess
+import sys
 import threading
 import zipfile
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -246,3 +249,49 @@ def test_urls(server, tmp_path, monkeypatch):
     assert not (tmp_path / 'marker').exists()
     with pytest.raises(OSError, match='404'):
         CheckpointLoader.load_checkpoint(f'{url}/absent.pth')
+
+
+ROOT = Path(__file__).resolve().parents[1]
+NODES = """
+import sys
+import torch.distributed as dist
+from mmengine.runner.checkpoint import CheckpointLoader
+from mmkd_fm import checkpoint as safe
+
+store, rank, size, url, shared = sys.argv[1:]
+dist.init_process_group('gloo', init_method=f'file://{store}', rank=int(rank), world_size=int(size))
+assert CheckpointLoader.load_checkpoint(f'{url}/own.pth') == dict(meta='own.pth')
+assert safe.load_from_http(f'{url}/shared.pth', model_dir=shared) == dict(meta='shared.pth')
+"""
+
+
+@pytest.mark.slow
+def test_urls_on_nodes_that_share_no_home(server, tmp_path):
+    """Two nodes of two processes: each node downloads what it lacks, once."""
+    url, folder, asked = server
+    for name in ('own.pth', 'shared.pth'):
+        torch.save(dict(meta=name), folder / name)
+    processes = []
+    for rank in range(4):
+        home = tmp_path / f'node_{rank // 2}'
+        env = dict(
+            os.environ,
+            TORCH_HOME=str(home),
+            LOCAL_RANK=str(rank % 2),
+            no_proxy='127.0.0.1',
+            PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])),
+        )
+        arguments = [tmp_path / 'store', rank, 4, url, tmp_path / 'shared']
+        command = [sys.executable, '-c', NODES, *map(str, arguments)]
+        processes.append(
+            subprocess.Popen(
+                command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+        )
+    try:
+        output = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * 4, '\n'.join(output)[-3000:]
+    assert sorted(asked) == ['/own.pth', '/own.pth', '/shared.pth']
