@@ -35,7 +35,8 @@ def load_trained(model: nn.Module, checkpoint: str, terms: Mapping[str, nn.Modul
             f'wrote, epoch_N.pth in its work dir, or look at the plain student, by its own config'
         )
     state = loaded.get(KEY, {})
-    # where weights were averaged (EMA), the student's in this file are the averaged ones
+    # where weights were averaged (EMA), the student's in this file are the averaged ones; with
+    # them go the averaged extras, if these were averaged too (not with update_buffers)
     extras = next(iter(state.get('averaged_extras', {}).values()), state.get('extras', {}))
     try:
         model.load_state_dict(loaded.get('state_dict', loaded))

@@ -99,7 +99,7 @@ class DistillStateHook(Hook):
             extras=_to_cpu(model.distill_losses.state_dict()),
             averaged_extras={
                 name: _to_cpu(averaged.distill_losses.state_dict())
-                for name, averaged in _averaged(runner).items()
+                for name, averaged in _averaged(runner, with_extras=True).items()
             },
             generators=self._generators or [generator_state()],
             processes=get_world_size(),
@@ -119,12 +119,17 @@ def _distiller(runner) -> Distiller:
     return model
 
 
-def _averaged(runner) -> dict[str, Distiller]:
-    """The averaged copies that hooks such as EMAHook keep."""
+def _averaged(runner, with_extras: bool = False) -> dict[str, Distiller]:
+    """The averaged copies that hooks such as EMAHook keep; maybe only those with trained extras.
+
+    With `update_buffers`, and before it begins, the hook looks at `state_dict` alone, which leaves
+    out the extras: those of its copy stay as they were before training.
+    """
+    models = {type(h).__name__: h.ema_model for h in runner.hooks if hasattr(h, 'ema_model')}
     return {
-        type(hook).__name__: hook.ema_model.module
-        for hook in runner.hooks
-        if hasattr(hook, 'ema_model')
+        name: model.module
+        for name, model in models.items()
+        if not with_extras or (not model.update_buffers and model.steps > 0)
     }
 
 

@@ -152,3 +152,31 @@ def test_averaged_extras_are_restored(distilled, make_runner, tmp_path, tools):
     averaged = state['averaged_extras']['EMAHook']
     assert tools.differences(averaged, dict(ema.distill_losses.state_dict())) == []
     assert tools.differences(state['extras'], averaged) != []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('ema', 'averaged'),
+    [(dict(update_buffers=True), [False, False]), (dict(begin_epoch=2), [False, True])],
+    ids=['buffers', 'late'],
+)
+def test_extras_that_are_not_averaged(
+    ema, averaged, distill_config, make_runner, train, tmp_path, tools
+):
+    """Extras that EMAHook leaves untrained are not saved, and a resume does without them."""
+    cfg = distill_config(max_epochs=2, ema=True)
+    cfg.custom_hooks[0].update(ema)
+    runner = make_runner(cfg, tmp_path / 'straight')
+    initial = {k: v.clone() for k, v in runner.model.distill_losses.state_dict().items()}
+    runner.train()
+    saved = [tools.load(tmp_path / 'straight' / f'epoch_{i}.pth') for i in (1, 2)]
+    for content, expected in zip(saved, averaged):
+        state = content['distill_state']
+        assert list(state['averaged_extras']) == ['EMAHook'] * expected
+        for extras in (state['extras'], *state['averaged_extras'].values()):
+            assert len(tools.differences(initial, extras)) == len(initial)
+
+    resumed = train(cfg, tmp_path / 'resumed', resume=tmp_path / 'straight' / 'epoch_1.pth')
+    got = tools.load(resumed / 'epoch_2.pth')
+    for key in COMPARED:
+        assert tools.differences(saved[1][key], got[key], key) == []
