@@ -2,7 +2,7 @@
 
 import os.path as osp
 from collections.abc import Sequence
-from typing import Optional
+from typing import Any, Optional
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -18,7 +18,8 @@ class DataCheckHook(Hook):
 
     Also if logits are compared whose classes don't correspond: those of the data, of a `class_map`
     and of the teacher's checkpoint are compared by name. Of classifiers also if there are classes
-    that the head has no logit for.
+    that the head has no logit for. Images that aren't read from the disk (`backend_args`) are not
+    looked for.
 
     Args:
         num_images: How many images to look for, spread evenly over the data set.
@@ -53,7 +54,8 @@ class DataCheckHook(Hook):
         if num_classes is not None:
             _check_classes(runner, dataset.metainfo.get('classes'), num_classes, name)
         _check_names(runner, model, getattr(dataset, 'metainfo', {}).get('classes'), name)
-        if not hasattr(dataset, 'get_data_info'):
+        loader = runner.cfg.get('train_dataloader')
+        if not hasattr(dataset, 'get_data_info') or _is_read_elsewhere(loader):
             return
         prefix = 'data_prefix.img' if num_classes is None else 'data_prefix'
         step = max(len(dataset) // self.num_images, 1)
@@ -64,6 +66,18 @@ class DataCheckHook(Hook):
                     f'{name} lists {path}, but there is no such file; check data_root and '
                     f'{prefix} of the training data set'
                 )
+
+
+def _is_read_elsewhere(config: Any) -> bool:
+    """Whether a part of a config, a transform say, reads files from elsewhere than the disk."""
+    if isinstance(config, (list, tuple)):
+        return any(map(_is_read_elsewhere, config))
+    if not isinstance(config, dict):
+        return False
+    given = [config.get(key) or {} for key in ('backend_args', 'file_client_args')]
+    # mmengine's two names of the disk, which paths without a prefix are read from
+    elsewhere = any(args.get('backend', 'local') not in ('local', 'disk') for args in given)
+    return elsewhere or any(map(_is_read_elsewhere, config.values()))
 
 
 def _check_classes(runner, classes: Optional[Sequence[str]], num_classes: int, name: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.fileio import LocalBackend, register_backend
 
 NECK = dict(tap='neck')
 FMKT = dict(type='mmkd_fm.FMKTLoss', levels=[0, 1], **NECK)
@@ -246,6 +247,50 @@ def test_empty_image_folder(refused_by_the_tool, tmp_path):
         'no such file; check data_root and data_prefix.img',
         **{'train_dataloader.dataset.data_prefix.img': f'{tmp_path}/empty/'},
     )
+
+
+class Elsewhere(LocalBackend):
+    """Has the images of any path in a folder of its own, as an object store or a data base has."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def get(self, filepath):
+        return super().get(self.folder / Path(filepath).name)
+
+
+@pytest.mark.parametrize('wrapped', [False, True], ids=['', 'wrapped'])
+def test_images_that_are_read_from_elsewhere(
+    wrapped, distill_config, make_runner, data, tmp_path, tools
+):
+    register_backend('elsewhere', Elsewhere, force=True)
+    cfg = distill_config(losses='pkd')
+    dataset = cfg.train_dataloader.dataset
+    dataset.data_prefix.img = 'absent/'
+    dataset.pipeline[0].backend_args = dict(backend='elsewhere', folder=str(data / 'images'))
+    if wrapped:
+        cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=1, dataset=dataset)
+    make_runner(cfg, tmp_path).train()
+    assert len(tools.read_losses(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    'read',
+    [
+        dict(backend_args=None),
+        dict(backend_args=dict(backend='local')),
+        dict(file_client_args=dict(backend='disk')),
+    ],
+    ids=str,
+)
+def test_images_that_are_missing_on_the_disk(read, distill_config, make_runner, tmp_path, tools):
+    cfg = distill_config(losses='pkd')
+    dataset = cfg.train_dataloader.dataset
+    dataset.data_prefix.img = 'absent/'
+    dataset.pipeline[0] = dict(type='LoadImageFromFile', **read)
+    with pytest.raises(FileNotFoundError, match='absent/.*no such file; check data_root and data'):
+        make_runner(cfg, tmp_path).train()
+    assert_nothing_was_trained(tmp_path, tools)
 
 
 def test_work_dir_below_a_file(refused_by_the_tool, tmp_path):
