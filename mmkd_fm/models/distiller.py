@@ -94,7 +94,7 @@ class Distiller(BaseModel):
         with preserved_generators():
             torch.manual_seed(_run_seed() if seed is None else seed)
             self.add_module(EXTRAS, nn.ModuleDict(self._build_losses(losses)))
-        self.register_load_state_dict_post_hook(_forgive_missing_extras)
+        self.register_load_state_dict_post_hook(_after_load)
 
     def _adopt(self, student: BaseModel) -> None:
         """Share the student's parameters, buffers and children without registering itself."""
@@ -264,16 +264,13 @@ class Distiller(BaseModel):
             self.teacher.apply(fn)
         return self
 
-    def state_dict(self, *args, prefix: str = '', **kwargs) -> dict[str, Tensor]:
-        """Exactly the plain student's state."""
-        state = super().state_dict(*args, prefix=prefix, **kwargs)
-        extras = f'{prefix}{EXTRAS}'
-        for key in [key for key in state if key.startswith(f'{extras}.')]:
-            del state[key]
-        metadata = getattr(state, '_metadata', {})
-        for key in [k for k in metadata if k == extras or k.startswith(f'{extras}.')]:
-            del metadata[key]
-        return state
+    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
+        """The plain student's state, as its own hooks make it."""
+        return self.student.state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        """Load what is at the root as the student does, which may rename the keys of the rest."""
+        self.student._load_from_state_dict(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -323,12 +320,13 @@ def _describe(loss: nn.Module, tapped: Sequence[Measured]) -> str:
     return ' <- '.join(names) + (f'; left out: {rest}' if rest else '')
 
 
-def _forgive_missing_extras(module: nn.Module, incompatible) -> None:
-    """Let plain student checkpoints load strictly: they have no extras."""
-    del module
+def _after_load(distiller: Distiller, incompatible) -> None:
+    """Let plain student checkpoints load strictly: they have no extras. Then run its own hooks."""
     incompatible.missing_keys[:] = [
         key for key in incompatible.missing_keys if EXTRAS not in key.split('.')
     ]
+    for hook in distiller.student._load_state_dict_post_hooks.values():
+        hook(distiller.student, incompatible)
 
 
 def _named(name: str, term: Union[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -93,6 +93,12 @@ class TwoViewPreprocessor(nn.Module):
         ]
         return _resize_canvas(view, size, self._pad_value)
 
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        """Load the student's own state: it is saved without `student.` in its keys."""
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            state_dict[f'{prefix}student.{key[len(prefix) :]}'] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     @property
     def _pad_value(self) -> float:
         return getattr(self._teacher.model.data_preprocessor, 'pad_value', 0)

@@ -57,12 +57,15 @@ def test_state_is_the_plain_students(distiller, plain, kind):
     assert list(model.state_dict(prefix='module.')) == [f'module.{key}' for key in state]
 
 
-@kinds
-@pytest.mark.parametrize(
+loaders = pytest.mark.parametrize(
     'load',
     [nn.Module.load_state_dict, load_state_dict],
     ids=['torch', 'mmengine'],
 )
+
+
+@kinds
+@loaders
 def test_states_load_strictly_both_ways(distiller, plain, kind, load):
     model, student = distiller(kind, load=False), plain(kind, seed=5)
     load(model, student.state_dict(), strict=True)
@@ -80,6 +83,98 @@ def test_a_missing_student_key_is_still_an_error(distiller):
     del state['neck.fpn_convs.0.conv.weight']
     with pytest.raises(RuntimeError, match=r'Missing key.*neck\.fpn_convs\.0\.conv\.weight'):
         model.load_state_dict(state)
+
+
+@pytest.fixture
+def hooked(retinanet):
+    """Config of a RetinaNet whose root renames its keys, as mmpretrain's TimmClassifier does.
+
+    Its preprocessor has a state of its own.
+    """
+    from mmdet.models import DetDataPreprocessor, RetinaNet
+    from mmdet.registry import MODELS
+
+    @MODELS.register_module(force=True)
+    class CountingPreprocessor(DetDataPreprocessor):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.register_buffer('count', torch.rand(1))
+
+    @MODELS.register_module(force=True)
+    class HookedRetinaNet(RetinaNet):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.loaded = []
+            self._register_state_dict_hook(self._rename)
+            self._register_load_state_dict_pre_hook(self._restore, with_module=True)
+            self.register_load_state_dict_post_hook(self._note)
+
+        @staticmethod
+        def _rename(module, state, prefix, metadata):
+            return {key.replace('backbone.', 'body.'): value for key, value in state.items()}
+
+        @staticmethod
+        def _restore(module, state, *args):
+            module.loaded.append('before')
+            for key in list(state):
+                state[key.replace('body.', 'backbone.')] = state.pop(key)
+
+        @staticmethod
+        def _note(module, incompatible):
+            assert type(module) is HookedRetinaNet
+            module.loaded.append(sorted(incompatible.missing_keys))
+
+    model = retinanet()
+    model.type = 'HookedRetinaNet'
+    model.data_preprocessor.type = 'CountingPreprocessor'
+    return model
+
+
+@loaders
+def test_state_hooks_of_the_students_root(hooked, distiller, build, load):
+    model, student = distiller(student=hooked, load=False), build(hooked).train()
+    state = student.state_dict()
+    assert 'body.conv1.weight' in state and 'data_preprocessor.count' in state
+    assert list(model.state_dict()) == list(state)
+    load(model, state, strict=True)
+    assert model.student.loaded == ['before', []]
+    other = build(hooked)
+    load(other, model.state_dict(), strict=True)
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    twin = copy.deepcopy(model)
+    load(twin, build(hooked).state_dict(), strict=True)
+    assert len(twin.student.loaded) == 4 and len(model.student.loaded) == 2
+
+
+def faster_rcnn(backbone, neck):
+    """Configs of a small Faster R-CNN and an RPN with the backbone of a RetinaNet."""
+    from mmengine.hub import get_config
+
+    models = []
+    for name in ('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'rpn/rpn_r50_fpn_1x_coco.py'):
+        model = get_config(f'mmdet::{name}').model
+        model.backbone = copy.deepcopy(backbone)
+        model.neck.update(in_channels=neck.in_channels, out_channels=16)
+        model.rpn_head.update(in_channels=16, feat_channels=16)
+        models.append(model)
+    roi_head = models[0].roi_head
+    roi_head.bbox_roi_extractor.out_channels = 16
+    roi_head.bbox_head.update(in_channels=16, fc_out_channels=16, num_classes=3)
+    return models
+
+
+@loaders
+def test_keys_that_a_students_class_renames(distiller, detectors, build, load):
+    """MMDetection loads the `bbox_head` of an RPN into the `rpn_head` of a two-stage detector."""
+    small = detectors['retinanet']()
+    student, rpn = faster_rcnn(small.backbone, small.neck)
+    state = build(rpn, seed=5).state_dict()
+    model = distiller(student=student, losses=dict(pkd=PKD), load=False)
+    load(model, state, strict=False)
+    for name, value in state.items():
+        name = name.replace('bbox_head.', 'rpn_head.')
+        assert torch.equal(model.state_dict()[name], value), name
 
 
 def test_attributes_are_the_students(distiller):
@@ -446,15 +541,8 @@ def test_a_module_called_once_per_level_is_no_tap(distiller, tap):
 def test_two_stage_models_can_be_tapped_before_their_heads(
     distiller, detectors, raw_batch, loss_of
 ):
-    from mmengine.hub import get_config
-
-    student = get_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py').model
     small = detectors['retinanet']()
-    student.backbone, student.neck.in_channels = small.backbone, small.neck.in_channels
-    student.neck.out_channels = 16
-    student.rpn_head.update(in_channels=16, feat_channels=16)
-    student.roi_head.bbox_roi_extractor.out_channels = 16
-    student.roi_head.bbox_head.update(in_channels=16, fc_out_channels=16, num_classes=3)
+    student, _ = faster_rcnn(small.backbone, small.neck)
     model = distiller(student=student, losses=dict(pkd=PKD))
     pairs = [(1, 0), (2, 1), (3, 2), (4, 3)]  # P3 to P6 of a RetinaNet
     assert model.distill_losses['pkd'].pairs == pairs
