@@ -1,6 +1,7 @@
 """Evaluate the teacher before training: a wrong checkpoint or preprocessing costs days else."""
 
 import copy
+import re
 from typing import Optional
 
 import torch
@@ -54,19 +55,11 @@ class TeacherCheckHook(Hook):
             count, metrics = _evaluate(model.teacher, runner, self.num_images)
         text = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
         runner.logger.info(f'the teacher on {count} validation images: {text}')
-        name, value = next(iter(metrics.items()))
-        value *= 100 if name.endswith('mAP') else 1
-        published = _published(runner)
-        chance = 100 / model.teacher.num_classes if 'top1' in name else 0.0
-        remedy = (
-            'Compare its checkpoint with its config, and the images of the validation pipeline '
-            'with those that it was trained on'
-        )
-        if value < chance + 1:
-            runner.logger.warning(f'the teacher sees next to nothing: {name} {value:.1f}. {remedy}')
-        elif published is not None and value < published - self.tolerance:
+        doubt = _doubt(metrics, model.teacher, _published(runner), self.tolerance)
+        if doubt:
             runner.logger.warning(
-                f'the teacher has {name} {value:.1f}, published is {published:.1f}. {remedy}'
+                f'the teacher {doubt}. Compare its checkpoint with its config, and the images of '
+                f'the validation pipeline with those that it was trained on'
             )
 
 
@@ -107,6 +100,35 @@ def _evaluate(teacher: FrozenTeacher, runner, num_images: int) -> tuple[int, dic
         if hasattr(metric, 'img_ids'):  # COCO and LVIS: else all others would count as missed
             metric.img_ids = images
     return count, evaluator.evaluate(count)
+
+
+_MAIN = re.compile(r'(^|[/_])(m?AP([_@]?\d+)?|top1)$')
+_IN_PERCENT = re.compile(r'top1$|^(multi-label|lvis_fixed_ap)/')
+
+
+def _main_metric(metrics: dict[str, float]) -> tuple[str, float]:
+    """The first AP or top-1, else the first metric, and its value in percent.
+
+    The AP of mmdet's metrics are fractions, but for one; mmpretrain's metrics are in percent.
+    """
+    name = next(filter(_MAIN.search, metrics), next(iter(metrics)))
+    fraction = _MAIN.search(name) and not _IN_PERCENT.search(name)
+    return name, metrics[name] * (100 if fraction else 1)
+
+
+def _doubt(
+    metrics: dict[str, float], teacher: FrozenTeacher, published: Optional[float], tolerance: float
+) -> Optional[str]:
+    """What is suspicious about a teacher's metrics; None if nothing is."""
+    if not metrics:  # what mmdet's give without a prediction
+        return 'sees nothing: it predicts no object at all'
+    name, value = _main_metric(metrics)
+    chance = 100 / teacher.num_classes if 'top1' in name else 0.0
+    if value < chance + 1:
+        return f'sees next to nothing: {name} {value:.1f}'
+    if published is not None and value < published - tolerance:
+        return f'has {name} {value:.1f}, published is {published:.1f}'
+    return None
 
 
 def _published(runner) -> Optional[float]:

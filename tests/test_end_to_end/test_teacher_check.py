@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 
 from mmkd_fm.hooks import TeacherCheckHook
-from mmkd_fm.hooks.teacher_check_hook import _published
+from mmkd_fm.hooks.teacher_check_hook import _main_metric, _published
 from mmkd_fm.models.teacher import FrozenTeacher
 
 pytestmark = pytest.mark.slow
@@ -207,26 +207,62 @@ def test_the_published_number():
 
 
 @pytest.mark.parametrize(
-    ('share', 'warning'),
+    ('name', 'share', 'warning'),
     [
-        (0.28, None),
-        (0.26, 'the teacher has coco/bbox_mAP 26.0, published is 31.7. Compare its checkpoint'),
-        (0.004, 'the teacher sees next to nothing: coco/bbox_mAP 0.4. Compare its checkpoint'),
+        ('coco/bbox_mAP', 0.28, None),
+        ('coco/bbox_mAP', 0.26, 'has coco/bbox_mAP 26.0, published is 31.7. Compare its'),
+        ('coco/bbox_mAP', 0.004, 'sees next to nothing: coco/bbox_mAP 0.4. Compare its'),
+        ('lvis/bbox_AP', 0.28, None),
+        ('lvis/bbox_AP', 0.004, 'sees next to nothing: lvis/bbox_AP 0.4.'),
+        ('openimages/AP50', 0.28, None),
     ],
 )
-def test_what_is_warned_of(share, warning, monkeypatch, caplog):
+def test_what_is_warned_of(name, share, warning, monkeypatch, caplog):
     from mmkd_fm.hooks import teacher_check_hook
 
     runner = runner_of('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py')
     runner.model = SimpleNamespace(teacher=SimpleNamespace(model=None))
     runner.logger = MMLogger.get_instance('published', log_level=logging.INFO)
     monkeypatch.setattr(teacher_check_hook, '_why_not', lambda *args: None)
-    monkeypatch.setattr(teacher_check_hook, '_evaluate', lambda *a: (9, {'coco/bbox_mAP': share}))
+    monkeypatch.setattr(teacher_check_hook, '_evaluate', lambda *a: (9, {name: share}))
     with attached(caplog.handler, runner.logger):
         TeacherCheckHook(tolerance=5).before_train(runner)
     warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warned) == (warning is not None)
-    assert not warning or warned[0].startswith(warning)
+    assert not warning or warned[0].startswith(f'the teacher {warning}')
+
+
+@pytest.mark.parametrize(
+    ('metrics', 'name', 'percent'),
+    [
+        ({'coco/bbox_mAP': 0.412, 'coco/bbox_mAP_50': 0.6}, 'coco/bbox_mAP', 41.2),
+        ({'coco/bbox_mAP_50': 0.412}, 'coco/bbox_mAP_50', 41.2),  # metric_items=['mAP_50']
+        ({'coco/cat_precision': 0.9, 'coco/bbox_mAP': 0.412}, 'coco/bbox_mAP', 41.2),  # classwise
+        ({'lvis/bbox_AP': 0.412, 'lvis/bbox_APr': 0.1}, 'lvis/bbox_AP', 41.2),
+        ({'lvis_fixed_ap/AP': 41.2}, 'lvis_fixed_ap/AP', 41.2),
+        ({'openimages/AP50': 0.412, 'openimages/mAP': 0.4}, 'openimages/AP50', 41.2),
+        ({'pascal_voc/mAP': 0.412, 'pascal_voc/AP50': 0.5}, 'pascal_voc/mAP', 41.2),
+        ({'cityscapes/mAP': 0.412, 'cityscapes/AP@50': 0.5}, 'cityscapes/mAP', 41.2),
+        ({'crowd_human/mAP': 0.412, 'crowd_human/mMR': 0.5}, 'crowd_human/mAP', 41.2),
+        ({'bbox_mAP': 0.412}, 'bbox_mAP', 41.2),  # prefix=''
+        ({'coco_panoptic/PQ': 41.2}, 'coco_panoptic/PQ', 41.2),
+        ({'accuracy/top1': 0.4, 'accuracy/top5': 90.0}, 'accuracy/top1', 0.4),
+        ({'multi-label/mAP': 41.2}, 'multi-label/mAP', 41.2),
+        ({'single-label/precision': 41.2, 'accuracy/top1': 50.0}, 'accuracy/top1', 50.0),
+    ],
+    ids=lambda value: value if isinstance(value, str) else '',
+)
+def test_the_metric_that_is_judged_in_percent(metrics, name, percent):
+    got, value = _main_metric(metrics)
+    assert (got, value) == (name, pytest.approx(percent))
+
+
+def test_a_teacher_that_predicts_nothing(distill_config, check):
+    cfg = distill_config(losses='pkd')
+    teacher = Config.fromfile(cfg.model.teacher.config)
+    teacher.model.test_cfg.score_thr = 1.1
+    cfg.model.teacher.config = dict(model=teacher.model, default_scope='mmdet')
+    assert 'the teacher sees nothing: it predicts no object at all. Compare' in check(cfg)[0]
 
 
 @pytest.mark.parametrize(
