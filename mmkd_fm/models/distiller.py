@@ -146,14 +146,16 @@ class Distiller(BaseModel):
         """Initialise the student as it would be alone, then load the teacher.
 
         Raises:
-            RuntimeError: If `DistillStateHook` is not enabled.
+            RuntimeError: If `DistillStateHook` is not enabled, or its `before_run` is yet to come.
             ValueError: If the teacher can't be loaded.
         """
         if not self.state_is_kept:
             raise RuntimeError(
                 'the Distiller needs DistillStateHook, or its checkpoints could not be resumed; '
                 'add to the config: default_hooks = dict(distill_state=dict('
-                "type='mmkd_fm.DistillStateHook'))"
+                "type='mmkd_fm.DistillStateHook')). If it is there, the runner initialises weights "
+                "before its hooks run, as mmengine's FlexibleRunner (FSDP, DeepSpeed) does: train "
+                "with mmengine's plain Runner, without runner_type and strategy in the config"
             )
         self.load_teacher()
         self.student.init_weights()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.runner import FlexibleRunner
 
 NECK = dict(tap='neck')
 FMKT = dict(type='mmkd_fm.FMKTLoss', levels=[0, 1], **NECK)
@@ -120,6 +121,15 @@ def test_without_the_state_hook(distill_config, make_runner, tmp_path, tools):
     cfg.default_hooks.pop('distill_state')
     with pytest.raises(RuntimeError, match='the Distiller needs DistillStateHook'):
         make_runner(cfg, tmp_path).train()
+    assert_nothing_was_trained(tmp_path, tools)
+
+
+def test_a_runner_that_is_not_the_plain_one(distill_config, tmp_path, tools):
+    cfg = distill_config(losses='pkd')
+    cfg.strategy = dict(type='SingleDeviceStrategy')
+    cfg.work_dir, cfg.experiment_name = str(tmp_path), tmp_path.name
+    with pytest.raises(RuntimeError, match="If it is there.* mmengine's plain Runner, without run"):
+        FlexibleRunner.from_cfg(cfg).train()
     assert_nothing_was_trained(tmp_path, tools)
 
 
