@@ -1,8 +1,8 @@
 """Clip the gradients of the student and of the extras apart."""
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
+from mmkd_fm.hooks.unwrapped_model import unwrapped_model
 from mmkd_fm.models.distiller import EXTRAS
 from mmkd_fm.registry import HOOKS
 
@@ -23,7 +23,7 @@ class ClipApartHook(Hook):
         clip = getattr(runner.optim_wrapper, 'clip_func', None)
         if clip is None:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         extras = {id(p) for p in getattr(model, EXTRAS).parameters()}
 
         def clip_apart(params, **kwargs):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
+from mmkd_fm.hooks.unwrapped_model import unwrapped_model
 from mmkd_fm.models.class_names import class_names
 from mmkd_fm.models.classes import check_names
 from mmkd_fm.registry import HOOKS
@@ -41,7 +41,7 @@ class DataCheckHook(Hook):
         """
         dataset = runner.train_dataloader.dataset
         name = getattr(dataset, 'ann_file', None) or type(dataset).__name__
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
         if len(dataset) == 0:
             filtered = (

@@ -7,11 +7,11 @@ from typing import Any, Optional
 
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
 from mmkd_fm.generators import generator_state, set_generator_state
+from mmkd_fm.hooks.unwrapped_model import unwrapped_model
 from mmkd_fm.models.distiller import Distiller
 from mmkd_fm.registry import HOOKS
 
@@ -109,7 +109,7 @@ class DistillStateHook(Hook):
 
 
 def _distiller(runner) -> Distiller:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped_model(runner)
     model = getattr(model, 'module', model)  # a TTA model
     if not isinstance(model, Distiller):
         raise TypeError(

@@ -5,9 +5,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor
 
+from mmkd_fm.hooks.unwrapped_model import unwrapped_model
 from mmkd_fm.models.distiller import EXTRAS
 from mmkd_fm.registry import HOOKS
 
@@ -40,7 +40,7 @@ class LogitHistogramHook(Hook):
 
     def before_train(self, runner) -> None:
         """Find the losses that can keep values."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         terms = getattr(model, EXTRAS, {}).items()
         self._losses = {name: loss for name, loss in terms if hasattr(loss, 'keep_values')}
         if not self._losses:

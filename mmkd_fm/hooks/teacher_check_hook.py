@@ -8,12 +8,12 @@ import torch
 from mmengine.config.utils import _get_cfg_metainfo
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.utils import get_installed_path
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from mmkd_fm.generators import preserved_generators
+from mmkd_fm.hooks.unwrapped_model import unwrapped_model
 from mmkd_fm.models.distiller import Distiller
 from mmkd_fm.models.teacher import FrozenTeacher
 from mmkd_fm.registry import HOOKS
@@ -46,7 +46,7 @@ class TeacherCheckHook(Hook):
 
     def before_train(self, runner) -> None:
         """Evaluate the teacher, log its metrics, and warn where they are suspicious."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         reason = _why_not(model, runner)
         if reason:
             runner.logger.warning(f'the teacher is not checked: {reason}')
