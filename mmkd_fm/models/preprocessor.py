@@ -56,8 +56,9 @@ class TwoViewPreprocessor(nn.Module):
         views: list[Tensor] = []
         if not self.same_view:
             self._teacher.model.data_preprocessor._device = self.student.device
-            scale = None if self.batch_augments is None else 1  # else resized afterwards
-            views = [self._teacher.view(data['inputs'], scale)]
+            # else after the batch augmentations, which need the student's resolution
+            resize_now = self.batch_augments is None
+            views = [self._teacher.view(data['inputs'], resize=resize_now)]
         result = self.student(data, True)
         views = [result['inputs'], *views]
         if self.batch_augments is not None:

@@ -109,17 +109,18 @@ class FrozenTeacher:
         if self.cache is not None:
             self.cache.clear()
 
-    def view(self, images: Images, scale: Optional[float] = None) -> Tensor:
+    def view(self, images: Images, resize: bool = True) -> Tensor:
         """Its own view of raw images: resized, normalised, ordered and padded its way.
 
         Args:
             images: The images, at the student's resolution.
-            scale: Factor of the resize; None takes `input_scale`.
+            resize: Whether to resize them by `input_scale`; else the caller does so afterwards.
 
         Returns:
             Shape (N, 3, H, W).
         """
-        images = rescale(images, self.input_scale if scale is None else scale)
+        if resize:
+            images = rescale(images, self.input_scale)
         return self.model.data_preprocessor(dict(inputs=images), False)['inputs']
 
     @torch.no_grad()
