@@ -183,8 +183,9 @@ def dist_loss(
     """DIST: ``T^2 (beta inter + gamma intra)`` of tempered softmaxes (arXiv 2205.10536).
 
     Both terms are 1 - Pearson's correlation of probabilities: `inter` over the classes, mean over
-    the samples; `intra` over the samples, mean over the classes. What is constant has the
-    correlation 0 with everything, so that for a single sample `intra` is 1, without a gradient.
+    the samples; `intra` over the samples, mean over the classes. What is constant up to rounding
+    has the correlation 0 with everything, without a gradient: for a single sample `intra` is 1, and
+    a head that starts at zero, which many do, learns nothing from DIST until another loss moves it.
 
     Args:
         student: Logits, shape (N, C).
@@ -192,7 +193,7 @@ def dist_loss(
         beta: Weight of the relation between classes.
         gamma: Weight of the relation within each class.
         temperature: T > 0, of both.
-        eps: Added to the product of the norms; 1 / eps bounds the gradient where samples are alike.
+        eps: Added to the product of the norms.
         weight: Of each sample, at least 0, shape (N,): in the mean over the samples, and in the
             correlation over the samples as if the sample were there so many times.
 
@@ -215,12 +216,27 @@ def dist_loss(
 
 
 def _correlation(x: Tensor, y: Tensor, eps: float, weight: Optional[Tensor] = None) -> Tensor:
-    """Pearson's correlation of each row, its elements weighted: shapes (M, K) to (M,)."""
-    if weight is None:
-        x, y = (z - z.mean(dim=1, keepdim=True) for z in (x, y))
-    else:
+    """Pearson's correlation of each row, its elements weighted: shapes (M, K) to (M,).
+
+    Where either row is constant up to rounding it is 0, without a gradient: what is left of such a
+    row is noise of any direction, by whose size the gradient would be divided.
+    """
+    scale = 1
+    if weight is not None:
         weight = weight / weight.mean()
-        x, y = (z - (weight * z).mean(dim=1, keepdim=True) for z in (x, y))
-        x, y = x * weight.sqrt(), y * weight.sqrt()
+        scale = weight.sqrt()
+    flat = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    centred = []
+    for z in (x, y):
+        mean = (z if weight is None else weight * z).mean(dim=1, keepdim=True)
+        centred.append((z - mean) * scale)
+        flat |= _is_rounding(centred[-1].detach(), (z * scale).detach())
+    x, y = (z.masked_fill(flat[:, None], 0) for z in centred)
     norms = torch.linalg.vector_norm(x, dim=1) * torch.linalg.vector_norm(y, dim=1)
-    return (x * y).sum(dim=1) / (norms + eps)
+    return (x * y).sum(dim=1) / (norms + eps).masked_fill(flat, 1)
+
+
+def _is_rounding(rest: Tensor, of: Tensor) -> Tensor:
+    """Whether what is left of a row is no more than its rounding: shapes (M, K) to (M,), bool."""
+    rest, of = (torch.linalg.vector_norm(z, dim=1) for z in (rest, of))
+    return rest <= 16 * torch.finfo(of.dtype).eps * of  # equal logits leave 4 eps at most

@@ -109,13 +109,73 @@ def test_dist_of_one_sample_has_no_relation_within_classes(logits):
     assert torch.equal(*grads)
 
 
-def test_dist_of_identical_samples_is_finite(logits):
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize('weight', [None, [1, 0.3, 2, 0, 1, 0.7]])
+@pytest.mark.parametrize('eps', [1e-8, 0])
+def test_dist_of_a_constant_is_one_without_a_gradient(dtype, weight, eps, logits):
+    """A constant: equal logits of a sample, identical samples, or both, in student or teacher."""
+    weight = None if weight is None else torch.tensor(weight, dtype=dtype)
+    one, other = (z.to(dtype) for z in logits)
+    rows, columns = one[:, :1].expand(6, 5) * 7 / 3, one[:1].expand(6, 5)
+    for flat, relation in [
+        (rows, dict(beta=1, gamma=0)),
+        (columns, dict(beta=0, gamma=1)),
+        (rows * 0, dict(beta=0.5, gamma=0.5)),
+    ]:
+        for student, teacher in [(flat, other), (other, flat)]:
+            student = student.clone().requires_grad_()
+            value = dist_loss(student, teacher, weight=weight, eps=eps, **relation)
+            value.backward()
+            torch.testing.assert_close(value, torch.ones_like(value))
+            assert torch.equal(student.grad, torch.zeros_like(student))
+
+
+def test_dist_of_a_constant_sample_leaves_the_gradient_of_the_others(logits):
+    """In float64 by finite differences, over samples that are not constant."""
+    student, teacher = logits
+    flat = torch.zeros(2, 5, dtype=torch.float64)
+
+    def loss(others):
+        return dist_loss(torch.cat([flat, others]), teacher)
+
+    assert torch.autograd.gradcheck(loss, student[2:].clone().requires_grad_())
+    inter = dist_loss(torch.cat([flat, student[2:]]), teacher, beta=1, gamma=0)
+    alone = dist_loss(student[2:], teacher[2:], beta=1, gamma=0)
+    assert inter.item() == pytest.approx((2 + 4 * alone.item()) / 6, rel=1e-12)
+
+
+@pytest.mark.parametrize('size', [1e-5, 1e-3])
+def test_dist_reads_a_student_that_is_nearly_constant(size, logits):
+    """Ever nearer to it, the correlation is that of the differences, which have a gradient."""
     student, teacher = (z.float() for z in logits)
-    student = student[:1].expand(6, 5).clone().requires_grad_()
-    value = dist_loss(student, teacher, beta=0, gamma=1)
+    student = (size * student).requires_grad_()
+    value = dist_loss(student, teacher)
     value.backward()
-    assert value.item() == pytest.approx(1, abs=0.1)
-    assert student.grad.isfinite().all()
+    expected = dist_loss(1e-6 * logits[0], logits[1])
+    assert value.item() == pytest.approx(expected.item(), rel=0.02)
+    assert (student.grad.abs().amax(dim=1) > 0).all()
+
+
+def test_dist_trains_a_head_that_starts_at_zero_as_one_that_starts_near_it():
+    """Beside the cross-entropy, without clipping; gradients of 1e6 at the zero head ruined it."""
+    accuracies = []
+    for std in (0, 0.01):
+        torch.manual_seed(0)
+        head, teacher = torch.nn.Linear(16, 20), torch.randn(16, 20)
+        torch.nn.init.normal_(head.weight, std=std)
+        torch.nn.init.zeros_(head.bias)
+        optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
+        for _ in range(100):
+            x = torch.randn(64, 16)
+            target = x @ teacher
+            loss = F.cross_entropy(head(x), target.argmax(1)) + dist_loss(head(x), target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        x = torch.randn(1000, 16)
+        accuracies.append((head(x).argmax(1) == (x @ teacher).argmax(1)).float().mean().item())
+    assert accuracies[1] > 0.6
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.1)
 
 
 @losses
