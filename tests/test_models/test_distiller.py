@@ -308,6 +308,15 @@ def test_every_parameter_gets_a_gradient(
     assert [n for n, p in trained.items() if p.grad is None] == []
 
 
+@pytest.mark.parametrize('tap', [dict(tap='backbone.layer4'), dict(tap='neck', index=0)], ids=str)
+def test_taps_of_a_single_map_train_their_projection(distiller, raw_batch, loss_of, tap):
+    model = distiller(losses=dict(pkd=dict(type='mmkd_fm.PKDLoss', **tap)))
+    loss_of(model, raw_batch())[1]['loss_pkd'].backward()
+    (projection,) = model.distill_losses['pkd'].projections
+    assert projection.in_channels != projection.out_channels
+    assert projection.weight.grad.abs().sum() > 0
+
+
 def test_student_runs_once_and_teacher_only_as_deep_as_needed(distiller, raw_batch, loss_of):
     model = distiller(losses=dict(pkd=PKD))
     models = (model, model.teacher.model)

@@ -16,7 +16,7 @@ Features = Union[Tensor, Sequence[Tensor]]
 
 
 class FeatureLoss(nn.Module, ABC):
-    """Base of the feature losses; given two tensors it is a plain metric.
+    """Base of the feature losses; without `connect` such a loss is a plain metric of two tensors.
 
     Where the sizes of two maps differ, the student's is resized to the teacher's.
 
@@ -39,6 +39,7 @@ class FeatureLoss(nn.Module, ABC):
         self.loss_weight = loss_weight
         self.levels = levels
         self.project = project
+        self.pairs: Optional[list[tuple[int, int]]] = None  # levels to compare, set by `connect`
 
     @abstractmethod
     def metric(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -56,10 +57,10 @@ class FeatureLoss(nn.Module, ABC):
         """Weighted sum over the levels, a scalar.
 
         Args:
-            student: One map of shape (N, C, H, W), or the levels of a pyramid.
+            student: One map of shape (N, C, H, W), or, once connected, the levels of a pyramid.
             teacher: Likewise.
         """
-        if isinstance(student, Tensor) and isinstance(teacher, Tensor):
+        if self.pairs is None:
             losses = [self._compare(student, teacher)]
         else:
             students, teachers = as_levels(student), as_levels(teacher)

@@ -71,6 +71,25 @@ def test_equal_channels_are_projected_on_request(loss):
     assert all(p.weight.grad.abs().sum() > 0 for p in projected.projections)
 
 
+def one_level(owner, channels):
+    return Tapped(owner, Tap('backbone.layer4'), nn.Identity(), (Level(channels, 8),))
+
+
+@pytest.mark.parametrize('loss', [PKDLoss, CWDLoss, MSELoss, CosineLoss])
+@pytest.mark.parametrize(('channels', 'project'), [(6, False), (4, True)])
+def test_single_maps_are_projected_as_those_of_a_pyramid(loss, channels, project):
+    """What a tap gives as a bare tensor is a pyramid of one level."""
+    (student, *_), (teacher, *_) = pyramid(4), pyramid(channels)
+    loss = loss(loss_weight=2, project=project)
+    loss.connect(one_level('student', 4), one_level('teacher', channels))
+    nn.init.normal_(loss.projections[0].weight)  # no longer the identity
+    value = loss(student, teacher)
+    assert torch.equal(value, loss((student,), [teacher]))
+    assert torch.equal(value, 2 * loss.metric(loss.projections[0](student), teacher))
+    value.backward()
+    assert loss.projections[0].weight.grad.abs().sum() > 0
+
+
 @pytest.mark.parametrize('loss', [PKDLoss, CWDLoss, MSELoss, CosineLoss])
 def test_the_students_map_is_resized_to_the_teachers(loss):
     student, teacher = pyramid(4), pyramid(6)
