@@ -81,7 +81,9 @@ def pair_levels(
     """Indices (student, teacher) of the levels that have the same stride.
 
     Where there is none of exactly the same, as with a teacher of another resolution, it is the
-    nearest that is less than half an octave away.
+    nearest that is less than half an octave away. Of several levels of one stride, as the last
+    stages of some backbones are, the first is paired with the first, the second with the second;
+    what is beyond the teacher's last goes with that.
 
     Args:
         student: The student's tap.
@@ -97,7 +99,10 @@ def pair_levels(
             f'feature maps of shape (N, C, H, W) are expected, but got {student} and {teacher}; '
             f'tap the neck, or choose an output with index='
         )
-    partners = [_nearest(level.stride, teacher) for level in student.levels]
+    strides = [level.stride for level in student.levels]
+    partners = [
+        _partner(stride, strides[:i].count(stride), teacher) for i, stride in enumerate(strides)
+    ]
     common = [i for i, partner in enumerate(partners) if partner is not None]
     if not common:
         raise ValueError(
@@ -118,11 +123,12 @@ def pair_levels(
     return [(i, partners[i]) for i in (common if levels is None else levels)]
 
 
-def _nearest(stride: float, teacher: Tapped) -> Optional[int]:
-    """Index of the teacher's level of that stride."""
+def _partner(stride: float, place: int, teacher: Tapped) -> Optional[int]:
+    """Index of the teacher's level of that stride, of several that at ``place`` among them."""
     octaves = [abs(math.log2(level.stride / stride)) for level in teacher.levels]
-    nearest = min(range(len(octaves)), key=octaves.__getitem__)
-    return nearest if octaves[nearest] < 0.5 else None
+    nearest = teacher.levels[min(range(len(octaves)), key=octaves.__getitem__)].stride
+    equal = [j for j, level in enumerate(teacher.levels) if level.stride == nearest]
+    return equal[min(place, len(equal) - 1)] if min(octaves) < 0.5 else None
 
 
 def left_out(student: Tapped, teacher: Tapped, pairs: Sequence[tuple[int, int]]) -> str:

@@ -55,6 +55,23 @@ def test_levels_are_paired_by_stride():
     assert pair_levels(student, teacher, [2, 0]) == [(2, 3), (0, 1)]
 
 
+@pytest.mark.parametrize(
+    ('ours', 'theirs', 'pairs'),
+    [
+        ((1, 2, 4, 8, 8), (1, 2, 4, 8, 8), [(i, i) for i in range(5)]),
+        ((4, 4, 8, 4), (4, 8, 4, 4), [(0, 0), (1, 2), (2, 1), (3, 3)]),
+        ((8, 8, 8), (4, 8, 8), [(0, 1), (1, 2), (2, 2)]),  # its last, if it has fewer
+        ((8,), (8, 8), [(0, 0)]),
+        ((8, 8), (9, 9), [(0, 0), (1, 1)]),  # the nearest, of another resolution
+    ],
+)
+def test_levels_of_one_stride_are_paired_in_their_order(ours, theirs, pairs):
+    student, teacher = tapped('student', 4, ours), tapped('teacher', 8, theirs)
+    assert pair_levels(student, teacher) == pairs
+    last = len(ours) - 1
+    assert pair_levels(student, teacher, [last]) == [pairs[last]]
+
+
 def test_a_level_without_a_partner_is_named():
     student, teacher = tapped('student', 4, (8, 16, 128)), tapped('teacher', 8, (4, 8, 16))
     message = r"level 2 of student 'neck' \(4@8, 4@16, 4@128\) has stride 128, teacher .*\[0, 1\]"
