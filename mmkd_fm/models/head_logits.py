@@ -1,5 +1,6 @@
 """What the logits of a head mean, read from the head: its loss, `cls_out_channels`, `reg_max`."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Optional, Union
@@ -64,6 +65,25 @@ def is_classifier(tapped: Tapped) -> bool:
     """Whether the output is no feature maps and the module no dense head."""
     dense = tapped.levels or hasattr(tapped.module, 'cls_out_channels')
     return not dense and tapped.stage is None
+
+
+def check_single_label(tapped: Tapped, loss: str) -> None:
+    """Refuse classifiers of several labels an image, whose logits are no softmax.
+
+    A head of one label that was trained with sigmoids (as ResNet's "rsb") predicts the class of
+    the largest logit, and its logits are read as any others.
+
+    Raises:
+        ValueError: If the module is such a head.
+    """
+    pretrain = sys.modules.get('mmpretrain.models')  # which is imported where its heads are built
+    if pretrain is not None and isinstance(tapped.module, pretrain.MultiLabelClsHead):
+        raise ValueError(
+            f'{loss} reads the logits of a classifier as one softmax over the classes, but those '
+            f'of {tapped.owner} {str(tapped.tap)!r}, {type(tapped.module).__name__}, are sigmoids '
+            f"of several labels an image. Distil features instead: tap='backbone' with FMKTLoss or "
+            f'PKDLoss'
+        )
 
 
 def read_head(tapped: Tapped, loss: str) -> HeadLogits:

@@ -15,6 +15,7 @@ from mmkd_fm.functional.logit_divergences import precise
 from mmkd_fm.models.alignment import Tapped
 from mmkd_fm.models.flow import Flow
 from mmkd_fm.models.flow_cls_head import FLOW, FlowClsHead, as_map
+from mmkd_fm.models.head_logits import check_single_label
 from mmkd_fm.registry import MODELS, build_part
 
 Samples = Optional[Sequence[BaseDataElement]]
@@ -89,7 +90,8 @@ class FMKTLogitLoss(nn.Module):
 
         Raises:
             ValueError: If the taps are not as in the example of the class, the classes of student
-                and teacher differ, or 0 is among the numbers of steps of a flow of its own.
+                and teacher differ, one is a classifier of several labels, or 0 is among the numbers
+                of steps of a flow of its own.
         """
         if isinstance(teacher, dict):
             raise ValueError("of the teacher the logits are read alone: add teacher_tap='head'")
@@ -98,6 +100,8 @@ class FMKTLogitLoss(nn.Module):
             object.__setattr__(self, 'head', supervised_head(student, 'FMKTLogitLoss'))
         else:
             check_taps(student, dict(features='backbone', logits='head'), 'FMKTLogitLoss')
+        for tapped in (student['logits'], teacher):
+            check_single_label(tapped, 'FMKTLogitLoss')
         classes, of_teacher = _classes(student['logits']), _classes(teacher)
         if classes != of_teacher:
             raise ValueError(

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from mmkd_fm.functional import get_form
 from mmkd_fm.models.alignment import Tapped
 from mmkd_fm.models.classes import ClassNames, describe_class_map, resolve_class_map
-from mmkd_fm.models.head_logits import ClassMap, check_classes, is_classifier
+from mmkd_fm.models.head_logits import (
+    ClassMap,
+    check_classes,
+    check_single_label,
+    is_classifier,
+)
 from mmkd_fm.models.losses.dense import ANCHORS, NORMALISERS, WEIGHTINGS, DenseRows
 
 Output = Union[Tensor, Sequence[Tensor], dict[str, Sequence[Tensor]]]
@@ -130,7 +135,7 @@ class LogitLoss(nn.Module, ABC):
         """Check that the rows of both correspond, and find out what their logits are.
 
         Raises:
-            ValueError: If they don't correspond.
+            ValueError: If they don't correspond, or are those of a classifier of several labels.
         """
         self.connected = True
         name = type(self).__name__
@@ -140,6 +145,8 @@ class LogitLoss(nn.Module, ABC):
         if any(isinstance(t, dict) for t in tapped) or not all(map(is_classifier, tapped)):
             self.dense = DenseRows(student, teacher, self)
             return
+        for one in tapped:
+            check_single_label(one, name)
         classes = [getattr(t.module, 'num_classes', None) for t in tapped]
         if all(isinstance(c, int) for c in classes):
             check_classes(*classes, self.class_map, name)

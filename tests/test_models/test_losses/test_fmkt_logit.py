@@ -409,3 +409,19 @@ def test_the_student_is_the_plain_student_in_files_and_predictions(distiller, pl
 def test_other_classes_than_the_teachers_are_refused(distiller):
     with pytest.raises(ValueError, match='student has 6 classes, the teacher 5'):
         distiller(classes=6)
+
+
+@pytest.mark.parametrize('owner', ['student', 'teacher'])
+def test_heads_of_several_labels_are_refused(owner):
+    models = pytest.importorskip('mmpretrain.models')
+    several = models.MultiLabelLinearClsHead(
+        CLASSES, CHANNELS, loss=dict(type='mmpretrain.CrossEntropyLoss', use_sigmoid=True)
+    )
+    ours, theirs = (several, head()) if owner == 'student' else (head(), several)
+    student = dict(
+        features=tapped('student', 'backbone', nn.Identity(), Level(CHANNELS, 8)),
+        logits=tapped('student', 'head', ours),
+    )
+    message = rf"FMKTLogitLoss .*{owner} 'head', MultiLabelLinearClsHead, are sigmoids"
+    with pytest.raises(ValueError, match=message):
+        FMKTLogitLoss(label_weight=0).connect(student, tapped('teacher', 'head', theirs))

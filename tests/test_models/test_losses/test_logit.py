@@ -3,7 +3,9 @@ import torch
 from mmengine.structures import BaseDataElement
 
 from mmkd_fm import functional
-from mmkd_fm.models import DISTLoss, DKDLoss, KDLoss, TTMLoss
+from mmkd_fm.models import DISTLoss, DKDLoss, KDLoss, TTMLoss, WTTMLoss
+from mmkd_fm.models.alignment import Tapped
+from mmkd_fm.models.taps import Tap
 from mmkd_fm.registry import build_part
 
 TARGET = torch.tensor([2, 0, 4, 1, 1, 3])
@@ -134,3 +136,31 @@ def test_dkd_refuses_samples_of_several_classes(logits):
 def test_dkd_without_targets_says_what_to_use(logits):
     with pytest.raises(ValueError, match=r'neither target= nor data_samples=; .* KDLoss'):
         DKDLoss()(*logits)
+
+
+# heads of mmpretrain
+
+
+def head(owner, kind, **kwargs):
+    """A tapped head of 5 classes."""
+    models = pytest.importorskip('mmpretrain.models')
+    module = getattr(models, kind)(num_classes=5, in_channels=4, **kwargs)
+    return Tapped(owner, Tap('head'), module, ())
+
+
+@pytest.mark.parametrize('module', [KDLoss, DKDLoss, DISTLoss, TTMLoss, WTTMLoss])
+@pytest.mark.parametrize('kind', ['MultiLabelLinearClsHead', 'CSRAClsHead'])
+@pytest.mark.parametrize('owner', ['student', 'teacher'])
+def test_heads_of_several_labels_are_refused(module, kind, owner):
+    more = dict(num_heads=1, lam=0.1) if kind == 'CSRAClsHead' else {}
+    several, one = head(owner, kind, **more), head('other', 'LinearClsHead')
+    message = rf"{module.__name__} .* {owner} 'head', {kind}, are sigmoids .* features"
+    with pytest.raises(ValueError, match=message):
+        module().connect(*((several, one) if owner == 'student' else (one, several)))
+
+
+@pytest.mark.parametrize('module', [KDLoss, DKDLoss, DISTLoss, TTMLoss, WTTMLoss])
+def test_heads_of_one_label_that_learn_by_sigmoids_are_read(module):
+    """ResNet's "rsb" predicts a single class, that of the largest logit."""
+    loss = dict(type='mmpretrain.CrossEntropyLoss', use_sigmoid=True)
+    module().connect(*(head(owner, 'LinearClsHead', loss=loss) for owner in ('a', 'b')))
