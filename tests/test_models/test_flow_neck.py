@@ -257,6 +257,26 @@ def test_no_teacher_reaches_an_encoder(flowed, distiller, raw_batch, loss_of):
 OWN = dict(type='mmkd_fm.FMKTLoss', tap='neck', levels=[0, 1, 2, 3], flow=dict(num_steps=2))
 
 
+@pytest.mark.parametrize('beside', [False, True])
+def test_a_flow_of_its_own_starts_from_what_the_head_reads(flowed, raw_batch, loss_of, beside):
+    """Whether or not another loss reads the flow of the neck."""
+    neck = FROM_NECK if beside else {}
+    model = flowed(losses=dict(neck, own=dict(OWN, theta_weight=3.0)))
+    loss, compared, read = model.distill_losses['own'], [], []
+    loss.register_forward_pre_hook(lambda m, args: compared.extend(args))
+    model.bbox_head.register_forward_pre_hook(lambda m, args: read.extend(args[0]))
+    total, losses = loss_of(model, raw_batch())
+    teacher, expected, theta = compared[1], 0, 0
+    for level, (flow, objective) in enumerate(zip(loss.flows.values(), loss.objectives)):
+        steps = flow(read[level], keep_steps=True)
+        expected += sum(pkd_loss(objective.decode(e), teacher[level]) for e in steps.estimates) / 2
+        theta += 3 * pkd_loss(read[level], steps.endpoint.detach())
+    torch.testing.assert_close(losses['loss_own'], expected)
+    torch.testing.assert_close(losses['loss_own_theta'], theta)
+    total.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

@@ -24,16 +24,17 @@ class FMKTLoss(nn.Module):
     """Draws flows from the student's pyramid to the teacher's.
 
     With ``flow=dict(...)`` the flows belong to this loss and exist in training only: the exported
-    student is the plain student. Besides the flow loss, the Theta term draws the student's own
-    features X^S, which the head reads, to the detached result of the flow:
-    ``metric(X^S, stopgrad(mean of the estimates))``.
+    student is the plain student. X^S is what the tap gives: of a `FlowNeck` what the head reads,
+    the result of its flow (``tap='neck.neck'`` gives the wrapped neck's levels). Besides the flow
+    loss, the Theta term draws the student's own features X^S, which the head reads, to the detached
+    result of the flow: ``metric(X^S, stopgrad(mean of the estimates))``.
 
     The source term compares the student's own features with the teacher, decoded as the estimates
     are: what the flow loss would be without a step. A flow that takes a share of the way leaves
     X^S, which the head reads, the further behind; this term asks X^S to go all of it.
 
     With ``flow='neck'`` the flows are those of the student's `FlowNeck`, whose result the head
-    reads, in training and at inference.
+    reads, in training and at inference, and X^S are the wrapped neck's levels.
 
     Flows run at the size of the student's maps; where the teacher's differ, estimates and
     velocities are resized to be compared.
@@ -186,8 +187,8 @@ class FMKTLoss(nn.Module):
         Raises:
             RuntimeError: If the FlowNeck kept no steps, as in eval mode.
         """
-        from_neck = isinstance(student, FlowedPyramid)
-        if self.flow_cfg == 'neck' and not from_neck:
+        from_neck = self.flow_cfg == 'neck'
+        if from_neck and not isinstance(student, FlowedPyramid):
             raise RuntimeError(
                 'the FlowNeck keeps its steps in training mode alone; call model.train() before '
                 'computing the loss'
