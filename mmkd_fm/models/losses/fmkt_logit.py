@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd_fm.functional import Transport, decouple_pairs
-from mmkd_fm.functional.logit_divergences import precise
+from mmkd_fm.functional.forms import precise
 from mmkd_fm.models.alignment import Tapped
 from mmkd_fm.models.flow import Flow
 from mmkd_fm.models.flow_cls_head import FLOW, FlowClsHead, as_map

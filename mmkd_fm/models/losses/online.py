@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd_fm.functional import Transport
-from mmkd_fm.functional.logit_divergences import precise
+from mmkd_fm.functional.forms import precise
 from mmkd_fm.models.alignment import Tapped
 from mmkd_fm.models.flow_neck import FlowedPyramid, FlowNeck
 from mmkd_fm.models.losses.fmkt import compare_steps
