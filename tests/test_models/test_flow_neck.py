@@ -257,6 +257,25 @@ def test_no_teacher_reaches_an_encoder(flowed, distiller, raw_batch, loss_of):
 OWN = dict(type='mmkd_fm.FMKTLoss', tap='neck', levels=[0, 1, 2, 3], flow=dict(num_steps=2))
 
 
+@pytest.mark.parametrize(
+    ('num_steps', 'weight', 'expected'),
+    [([1, 2], None, 0), ([0, 2], None, 1), ([1, 2], 3.0, 3), ([0, 2], 0, 0)],
+)
+def test_theta_is_there_where_the_head_reads_the_source(flowed, num_steps, weight, expected):
+    """Or where it is asked for."""
+    loss = dict(type='mmkd_fm.FMKTLoss', tap='neck', flow='neck')
+    loss.update({} if weight is None else dict(theta_weight=weight))
+    model = flowed(dict(num_steps=num_steps), losses=dict(fmkt=loss), load=False)
+    assert model.distill_losses['fmkt'].theta_weight == expected
+
+
+@pytest.mark.parametrize('weight', [None, 0])
+def test_without_theta_the_source_is_drawn_by_the_flow_alone(flowed, raw_batch, loss_of, weight):
+    loss = dict(type='mmkd_fm.FMKTLoss', tap='neck', flow='neck', theta_weight=weight)
+    _, losses = loss_of(flowed(losses=dict(fmkt=loss)), raw_batch())
+    assert 'loss_fmkt' in losses and 'loss_fmkt_theta' not in losses
+
+
 @pytest.mark.parametrize('beside', [False, True])
 def test_a_flow_of_its_own_starts_from_what_the_head_reads(flowed, raw_batch, loss_of, beside):
     """Whether or not another loss reads the flow of the neck."""

@@ -44,7 +44,9 @@ class FMKTLoss(nn.Module):
             warmup_epochs, checkpoint), or 'neck'.
         objective: Config of the objective, `EndpointMatching` or `VelocityMatching`.
         metric: Config of the metric: any registered loss of (student, teacher).
-        theta_weight: Weight of the Theta term of each level, 0 switches it off.
+        theta_weight: Weight of the Theta term of each level, 0 switches it off. None is 1 where the
+            head reads X^S, with ``flow=dict(...)`` or with 0 among the FlowNeck's numbers of steps,
+            and 0 where it never does.
         source_weight: Weight of the source term of each level, 0 switches it off. The objective
             must be one that decodes estimates, as `EndpointMatching` does.
         pair_ratio: Share of the batch that is compared with its own teacher; the other teachers
@@ -70,7 +72,7 @@ class FMKTLoss(nn.Module):
         flow: Union[dict, str, None] = None,
         objective: dict = dict(type='mmkd_fm.EndpointMatching'),  # noqa: B006 (read only)
         metric: dict = dict(type='mmkd_fm.PKDLoss'),  # noqa: B006 (read only)
-        theta_weight: float = 1.0,
+        theta_weight: Optional[float] = None,
         source_weight: float = 0.0,
         pair_ratio: float = 1.0,
         teacher_forcing: bool = False,
@@ -89,7 +91,8 @@ class FMKTLoss(nn.Module):
         self.flow_cfg = flow or {}
         self.objective_cfg = objective
         self.metric = build_part(metric, 'Loss')
-        self.theta_weight = theta_weight
+        own = flow != 'neck'
+        self.theta_weight = 1.0 if theta_weight is None and own else theta_weight
         self.source_weight = source_weight
         self.pair_ratio = pair_ratio
         self.teacher_forcing = teacher_forcing
@@ -104,6 +107,8 @@ class FMKTLoss(nn.Module):
         """
         if self.flow_cfg == 'neck':
             flows = self._neck_flows(student)
+            if self.theta_weight is None:
+                self.theta_weight = float(any(0 in flow.num_steps for flow in flows.values()))
             self.pairs = pair_levels(student, teacher, list(flows))
         else:
             self.pairs = pair_levels(student, teacher, self.levels)
