@@ -136,6 +136,9 @@ class Conformance:
     def _weights_zero(self) -> str:
         self._needs('alone')
         losses = {name: dict(loss, loss_weight=0) for name, loss in self.cfg.model.losses.items()}
+        for loss in losses.values():
+            if 'source_weight' in loss:
+                loss['source_weight'] = 0
         model = build_distiller(self.cfg, losses=losses, task_loss_weight=1)
         model.load_state_dict(self.state, strict=False)
         step = self._step(model)

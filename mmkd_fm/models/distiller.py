@@ -41,7 +41,8 @@ class Distiller(BaseModel):
             `index` (item of the module's output) and `teacher_index`. A loss that compares several
             outputs has a dict of paths as its tap, maybe one of indices too, and is given a dict.
             One whose forward has a parameter `data_samples` is given those of the batch. A term of
-            `loss_weight` 0 is left out; with none left the teacher is not even built.
+            `loss_weight` 0 is left out whole, as the log says; with none left the teacher is not
+            even built.
         terms: Names of the losses that are used; None uses all. So a config can list every method,
             and one line, or ``--cfg-options model.terms=[kd]``, chooses.
         task_loss_weight: Factor of the student's own losses.
@@ -51,8 +52,8 @@ class Distiller(BaseModel):
             top level).
 
     Raises:
-        ValueError: If a tap names no module, pyramids don't fit, a name is unknown or taken, or
-            there is no loss.
+        ValueError: If a tap names no module, pyramids don't fit, a name is unknown or taken, there
+            is no loss, or one of weight 0 has a source term.
 
     Example:
         >>> model = dict(
@@ -77,7 +78,7 @@ class Distiller(BaseModel):
         if data_preprocessor is not None:
             student.setdefault('data_preprocessor', data_preprocessor)
         student_model: BaseModel = MODELS.build(student)
-        losses = {name: cfg for name, cfg in losses.items() if cfg.get('loss_weight', 1) != 0}
+        losses = {name: cfg for name, cfg in losses.items() if _has_weight(name, cfg)}
         self_teacher = FrozenTeacher(**teacher) if losses and teacher is not None else None
         preprocessor = student_model.data_preprocessor
         super().__init__(
@@ -302,6 +303,25 @@ def _choose(losses: dict[str, dict], terms: Optional[Sequence[str]]) -> dict[str
     if not terms:
         raise ValueError('losses is empty: name at least one distillation loss')
     return {name: losses[name] for name in terms}
+
+
+def _has_weight(name: str, cfg: dict) -> bool:
+    """Whether a term is used; says so if it is not.
+
+    Raises:
+        ValueError: If it is not, but has a source term, which would be left out with it.
+    """
+    if cfg.get('loss_weight', 1) != 0:
+        return True
+    if cfg.get('source_weight'):
+        raise ValueError(
+            f'losses.{name} has loss_weight=0, which leaves out the whole term, but '
+            f'source_weight={cfg["source_weight"]}. To train without a flow take a metric alone, '
+            f"such as dict(type='mmkd_fm.PKDLoss', project=True); to leave the term out, set "
+            f'source_weight=0 too'
+        )
+    print_log(f'distillation {name}: left out, its loss_weight is 0', 'current')
+    return False
 
 
 def _run_seed() -> int:

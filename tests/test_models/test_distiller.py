@@ -273,6 +273,24 @@ def test_zero_weights_are_the_plain_student(
     assert runs[0][3] == runs[1][3]
 
 
+def test_a_term_of_weight_zero_is_left_out_whole_and_told(distiller, distill_losses, caplog):
+    distill_losses['fmkt'].update(loss_weight=0, theta_weight=4.0, source_weight=0)
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    model = distiller(losses=distill_losses, load=False)
+    logger.removeHandler(caplog.handler)
+    assert list(model.distill_losses) == ['wttm', 'pkd']
+    assert 'distillation fmkt: left out, its loss_weight is 0' in caplog.text
+    assert 'wttm: left out' not in caplog.text
+
+
+def test_a_source_term_is_not_left_out_in_silence(distiller, distill_losses):
+    distill_losses['fmkt'].update(loss_weight=0, source_weight=4.0)
+    message = r'losses\.fmkt has loss_weight=0, .* but source_weight=4\.0\. .*source_weight=0 too'
+    with pytest.raises(ValueError, match=message):
+        distiller(losses=distill_losses, load=False)
+
+
 def test_a_zero_weight_skips_its_term_only(distiller, distill_losses, raw_batch, loss_of):
     distill_losses['wttm']['loss_weight'] = 0
     model = distiller(losses=distill_losses)

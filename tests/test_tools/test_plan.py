@@ -216,8 +216,11 @@ def outcomes(cfg):
     return {outcome.name: outcome for outcome in Conformance(cfg, (96, 128)).run()}
 
 
-def test_a_sound_config_passes(config):
+@pytest.mark.parametrize('source_weight', [None, 2.0])
+def test_a_sound_config_passes(config, source_weight):
     cfg = config()
+    if source_weight:
+        cfg.model.losses.fmkt.source_weight = source_weight
     found = outcomes(cfg)
     assert len(found) == 7 and all(outcome.passed for outcome in found.values()), found
     model = build_distiller(cfg)

@@ -55,7 +55,8 @@ class FMKTLoss(nn.Module):
             ordinary flow matching does, in the place of the state that the step before ended in.
             An ablation of serial training: such a flow reads the teacher, which it lacks
             afterwards. For `VelocityMatching` and flows in training only.
-        loss_weight: Weight of the flow loss of each level.
+        loss_weight: Weight of the flow loss of each level. The Distiller leaves the whole term out
+            where it is 0: nothing else trains the flow that the Theta term compares with.
         levels: Indices of the student's levels to use; None takes those that have the stride of one
             of the teacher's, or those of the FlowNeck.
 

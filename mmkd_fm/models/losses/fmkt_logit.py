@@ -51,7 +51,7 @@ class FMKTLogitLoss(nn.Module):
         theta_weight: Weight of the Theta term, 0 switches it off.
         pair_ratio: Share of the batch that is compared with its own teacher; the other teachers
             are permuted among themselves (pair decoupling), labels are not. 1 permutes none.
-        loss_weight: Weight of the flow loss.
+        loss_weight: Weight of the flow loss; the Distiller leaves the whole term out where it is 0.
 
     Raises:
         ValueError: If a name is unknown or a number out of range.
