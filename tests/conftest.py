@@ -229,5 +229,6 @@ def iteration():
 
 @pytest.fixture
 def epoch():
-    """Set the epoch that the flows see; 0 again afterwards."""
-    yield from _message('epoch')
+    """Set the epoch that the flows see, of a run of many; 0 again afterwards."""
+    for _ in _message('max_epochs'):
+        yield from _message('epoch')

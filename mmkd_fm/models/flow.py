@@ -35,7 +35,8 @@ class Flow(nn.Module):
         num_steps: Steps of a training iteration, or several numbers to draw from: the draw is a
             pure function of `seed` and the iteration.
         seed: Seed of the draws.
-        warmup_epochs: Limits the steps early in training, see `warm_up_num_steps`; 0 does not.
+        warmup_epochs: Limits the steps early in training, see `warm_up_num_steps`; 0 does not. For
+            runs of several epochs: others, as those by iterations, have no later epoch.
         checkpoint: Recompute each step in the backward pass: less memory, more time.
 
     Raises:
@@ -66,9 +67,22 @@ class Flow(nn.Module):
         self.meta_encoder = build_part(meta_encoder, 'MetaEncoder', channels=channels)
 
     def draw_num_steps(self) -> int:
-        """Number of steps of the current training iteration, 0 if that is drawn."""
-        steps = draw_num_steps(self.num_steps, self.seed, _progress('iter'))
-        return warm_up_num_steps(steps, _progress('epoch'), self.warmup_epochs)
+        """Number of steps of the current training iteration, 0 if that is drawn.
+
+        Raises:
+            ValueError: If there is a warm-up, but the run has no second epoch.
+        """
+        return self._limited(draw_num_steps(self.num_steps, self.seed, _progress('iter')))
+
+    def _limited(self, num_steps: int) -> int:
+        """``num_steps``, but no more than the warm-up allows now."""
+        if self.warmup_epochs and _progress('max_epochs') == 1:  # so that the limit would stay 1
+            raise ValueError(
+                f'warmup_epochs={self.warmup_epochs} counts epochs, but this run has a single one, '
+                f'as all runs of IterBasedTrainLoop have, so that the warm-up would never end; '
+                f'train with EpochBasedTrainLoop, or set warmup_epochs=0'
+            )
+        return warm_up_num_steps(num_steps, _progress('epoch'), self.warmup_epochs)
 
     def draw_for_head(self, supervised: bool) -> tuple[int, int]:
         """Steps of this iteration that a head sees, and steps that are taken.
@@ -77,7 +91,8 @@ class Flow(nn.Module):
             supervised: Whether a loss reads the transport.
 
         Raises:
-            ValueError: If 0 is among the numbers of steps and no loss reads the transport.
+            ValueError: If 0 is among the numbers of steps and no loss reads the transport, or as
+                `draw_num_steps` does.
         """
         if 0 in self.num_steps and not supervised:
             raise ValueError(
@@ -87,7 +102,7 @@ class Flow(nn.Module):
             )
         drawn = self.draw_num_steps()
         # with 0 drawn the flow is transported for the loss, so that all parameters get gradients
-        return drawn, drawn or min(n for n in self.num_steps if n)
+        return drawn, drawn or self._limited(min(n for n in self.num_steps if n))
 
     def pair_teachers(self, batch_size: int, ratio: float) -> Tensor:
         """Whose teacher each sample is compared with in this iteration: see `decouple_pairs`."""
@@ -155,5 +170,5 @@ def check_inference(nfe: int, solver: str) -> None:
 
 
 def _progress(key: str) -> int:
-    """The current 'iter' or 'epoch' of the training, 0 outside."""
+    """The current 'iter' or 'epoch' of the training, or its 'max_epochs'; 0 outside."""
     return MessageHub.get_current_instance().get_info(key, 0)

@@ -1,6 +1,9 @@
 import pytest
 import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmkd_fm.functional import draw_num_steps, get_schedule
 from mmkd_fm.models import Flow
@@ -40,6 +43,59 @@ def test_the_warm_up_limits_the_steps(iteration, epoch):
         epoch(i)
         taken += steps_taken(flow, iteration, 1)
     assert taken == [1, 1, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 4, 4, 8, 8]
+
+
+def test_the_warm_up_limits_what_the_loss_reads_where_no_steps_are_drawn(iteration, epoch):
+    flow = Flow(4, num_steps=[0, 8], warmup_epochs=1)
+    iteration(next(i for i in range(20) if draw_num_steps([0, 8], 0, i) == 0))
+    taken = []
+    for i in range(8):
+        epoch(i)
+        taken.append(flow.draw_for_head(supervised=True))
+    assert taken == [(0, 1), (0, 2), (0, 2), (0, 4), (0, 4), (0, 4), (0, 4), (0, 8)]
+
+
+LOOPS = {
+    'iterations': dict(type='IterBasedTrainLoop', max_iters=3),
+    'one epoch': dict(type='EpochBasedTrainLoop', max_epochs=1),
+    'two epochs': dict(type='EpochBasedTrainLoop', max_epochs=2),
+}
+
+
+class Flowing(BaseModel):
+    """A model that is nothing but a flow."""
+
+    def __init__(self, flow):
+        super().__init__()
+        self.flow = flow
+        self.taken = []
+
+    def forward(self, x, mode):
+        transported = self.flow(x)
+        self.taken.append(len(transported.times))
+        return dict(loss=(transported.endpoint - 1).square().mean())
+
+
+@pytest.mark.parametrize('loop', LOOPS)
+@pytest.mark.parametrize('warmup_epochs', [0, 1])
+def test_a_warm_up_without_a_second_epoch_is_refused(tmp_path, loop, warmup_epochs):
+    """Where it would never end."""
+    model = Flowing(Flow(4, num_steps=8, warmup_epochs=warmup_epochs))
+    runner = Runner(
+        model,
+        str(tmp_path),
+        train_dataloader=DataLoader([(torch.randn(4, 2, 2),)] * 2),
+        train_cfg=LOOPS[loop],
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        experiment_name=f'{loop} {warmup_epochs}',
+    )
+    if warmup_epochs and loop != 'two epochs':
+        with pytest.raises(ValueError, match=r'warmup_epochs=1 .* set warmup_epochs=0'):
+            runner.train()
+        return
+    runner.train()
+    expected = {'iterations': [8] * 3, 'one epoch': [8] * 2, 'two epochs': [8] * 4}[loop]
+    assert model.taken == ([1, 1, 2, 2] if warmup_epochs else expected)
 
 
 @pytest.mark.parametrize('schedule', ['rectified', 'vp', 've'])
