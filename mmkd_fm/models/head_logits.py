@@ -1,11 +1,13 @@
 """What the logits of a head mean, read from the head: its loss, `cls_out_channels`, `reg_max`."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Optional, Union
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmkd_fm.functional.forms import precise
@@ -25,12 +27,15 @@ class HeadLogits:
             whose last class is the background.
         activated: Whether the head gives the probabilities instead, as that of TOOD does.
         grid: Anchors and stride of each level; empty for RoIs.
+        boxes: Of each level the anchors around a location, (x1, y1, x2, y2) in strides, in the
+            order of the rows; empty where the head has no such boxes.
     """
 
     channels: int
     sigmoid: bool
     activated: bool
     grid: tuple[tuple[int, float], ...]
+    boxes: tuple[tuple[tuple[float, ...], ...], ...] = ()
 
     def __str__(self) -> str:
         kind = 'sigmoids' if self.sigmoid else 'a softmax with the background as its last class'
@@ -45,7 +50,8 @@ class HeadLogits:
 
     def at(self, levels: Sequence[int]) -> 'HeadLogits':
         """These levels alone."""
-        return replace(self, grid=tuple(self.grid[i] for i in levels))
+        boxes = tuple(self.boxes[i] for i in levels) if self.boxes else ()
+        return replace(self, grid=tuple(self.grid[i] for i in levels), boxes=boxes)
 
     def logits(self, rows: Tensor) -> Tensor:
         """Logits of what the head gives, in float32 at least."""
@@ -111,7 +117,38 @@ def read_head(tapped: Tapped, loss: str) -> HeadLogits:
         bool(sigmoid),
         bool(getattr(objective, 'activated', False)),
         tuple((level.channels // channels, level.stride) for level in tapped.levels),
+        _anchor_boxes(head, len(tapped.levels)),
     )
+
+
+def _anchor_boxes(head: nn.Module, levels: int) -> tuple[tuple[tuple[float, ...], ...], ...]:
+    """See `HeadLogits.boxes`; in strides they are the same for a teacher of another resolution."""
+    generator = getattr(head, 'prior_generator', None)
+    anchors = getattr(generator, 'base_anchors', ())
+    if len(anchors) != levels:
+        return ()
+    return tuple(
+        tuple(map(tuple, (boxes / boxes.new_tensor([*stride, *stride])).tolist()))
+        for boxes, stride in zip(anchors, generator.strides)
+    )
+
+
+def warn_of_objectness(*heads: Tapped) -> None:
+    """Say so where class scores were trained at objects alone.
+
+    Args:
+        *heads: What is compared; their modules.
+    """
+    owners = [tapped.owner for tapped in heads if hasattr(tapped.module, 'loss_obj')]
+    if owners:
+        print_log(
+            f'{heads[0].tap.path}: the class scores of the {" and the ".join(owners)} are trained '
+            f'where there is an object, which a branch of its own decides (objectness); elsewhere, '
+            f'at most locations, they mean nothing, but are compared too. Rather distil features '
+            f'(FMKTLoss, PKDLoss)',
+            'current',
+            logging.WARNING,
+        )
 
 
 def _read_box_head(tapped: Tapped, loss: str) -> HeadLogits:
@@ -180,7 +217,8 @@ def check_same_rows(
         loss: Name of the loss.
 
     Raises:
-        ValueError: If kinds, classes, strides or, unless they are reduced, anchors differ.
+        ValueError: If kinds, classes, strides or, unless they are reduced, number or boxes of the
+            anchors differ.
     """
     if bool(student.grid) != bool(teacher.grid):
         raise ValueError(
@@ -206,8 +244,29 @@ def check_same_rows(
             f'both heads must be equal, but the student has {student}, the teacher {teacher}. '
             f'{_remedies(student, teacher, anchors)}istil features instead (FMKTLoss, PKDLoss)'
         )
+    if anchors != 'max':
+        _check_same_boxes(student, teacher, loss)
     background = 0 if student.sigmoid else 1
     check_classes(student.channels - background, teacher.channels - background, class_map, loss)
+
+
+def _check_same_boxes(student: HeadLogits, teacher: HeadLogits, loss: str) -> None:
+    """Refuse anchors of other boxes, or in another order, where a location has several.
+
+    A single one says no more than where it is, whatever box its head assigns objects by.
+    """
+    for (count, stride), ours, theirs in zip(student.grid, student.boxes, teacher.boxes):
+        for i, (one, other) in enumerate(zip(ours, theirs) if count > 1 else ()):
+            if any(abs(a - b) > 1e-3 for a, b in zip(one, other)):
+                sizes = [f'{x2 - x1:.2f} x {y2 - y1:.2f}' for x1, y1, x2, y2 in (one, other)]
+                best = "anchors='max' compares the best anchor of each location. Or d"
+                raise ValueError(
+                    f'{loss} compares the anchors of a location one by one, but those of both '
+                    f'heads are not the same: at stride {stride:g} anchor {i} spans {sizes[0]} '
+                    f'strides in the student, {sizes[1]} in the teacher (scales and ratios of the '
+                    f'anchor_generator). {best if student.sigmoid else "D"}istil features instead '
+                    f'(FMKTLoss, PKDLoss)'
+                )
 
 
 def _remedies(student: HeadLogits, teacher: HeadLogits, anchors: str) -> str:

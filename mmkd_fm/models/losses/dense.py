@@ -16,6 +16,7 @@ from mmkd_fm.models.head_logits import (
     check_same_rows,
     read_bins,
     read_head,
+    warn_of_objectness,
 )
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class DenseRows:
             self.student = self.student.at([i for i, _ in self.pairs])
             self.teacher = self.teacher.at([j for _, j in self.pairs])
         check_same_rows(self.student, self.teacher, loss.class_map, loss.anchors, name)
+        warn_of_objectness(*scores)
         self.of_rois = not self.student.grid
         self.best_anchor = loss.anchors == 'max'
         ratios = [t / s for (s, _), (t, _) in zip(self.student.grid, self.teacher.grid)]

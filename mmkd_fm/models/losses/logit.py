@@ -59,9 +59,10 @@ class LogitLoss(nn.Module, ABC):
             `resolve_class_map`. Classes without a partner are left out, and a softmax is taken
             over the others. None: both have the same classes.
         anchors: Which anchors of dense heads correspond: 'same', each with the teacher's of the
-            same place in the order, so that both have equally many; 'max', the best for each class
-            at a location, of sigmoid logits, so that heads with and without anchors can be
-            compared; a location is one sample then.
+            same place in the order, so that both have equally many and, where a location has
+            several, the same boxes; 'max', the best for each class at a location, of sigmoid
+            logits, so that heads with and without anchors can be compared; a location is one
+            sample then.
         levels: Indices of the student's levels to compare, each with the teacher's of the same
             stride; None: both heads have the same levels.
         diagnostics: Whether to log monitors: `divergence` from student to teacher, the teacher's

@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 import torch
+from mmdet.models.task_modules import AnchorGenerator
+from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
 
 from mmkd_fm import functional
@@ -495,6 +497,93 @@ def test_a_head_with_anchors_teaches_one_without(retinanet, gfl, write_teacher, 
     assert model.bbox_head.gfl_cls.weight.grad.abs().sum() > 0
 
 
+NINE = dict(scales=[4, 5, 6.5], ratios=[0.5, 1, 2])
+
+
+def anchored(owner, strides=(8, 16), sigmoid=True, **generator):
+    """A head with the boxes of mmdet's anchors."""
+    generator = AnchorGenerator(strides=list(strides), **generator)
+    head = head_of(owner, generator.num_base_priors[0], (8, 16), sigmoid=sigmoid)
+    head.module.prior_generator = generator
+    return head
+
+
+@pytest.mark.parametrize(
+    ('teacher', 'differing'),
+    [
+        (NINE, None),
+        (dict(NINE, ratios=[0.5, 1.0001, 2]), None),
+        (dict(NINE, strides=(16, 32)), None),  # of twice the resolution: in pixels of the student
+        (
+            dict(NINE, ratios=[0.4, 1, 2.5]),
+            r'stride 8 anchor 0 spans 5\.66 x 2\.83 .* 6\.32 x 2\.53',
+        ),
+        (dict(NINE, ratios=[2, 1, 0.5]), 'stride 8 anchor 0'),  # the same in another order
+        (dict(NINE, scales=[8, 10, 13]), 'stride 8 anchor 0'),
+        (dict(NINE, center_offset=0.5), 'stride 8 anchor 0'),
+    ],
+    ids=str,
+)
+def test_anchors_of_other_boxes_are_refused(teacher, differing):
+    heads = anchored('student', **NINE), anchored('teacher', **teacher)
+    connected(WTTMLoss, *heads, anchors='max')
+    if differing is None:
+        connected(WTTMLoss, *heads)
+        return
+    message = rf"{differing} .*anchors='max' compares the best anchor .*Or distil features"
+    with pytest.raises(ValueError, match=message):
+        connected(WTTMLoss, *heads)
+    with pytest.raises(ValueError, match='stride 16 anchor 0'):
+        connected(WTTMLoss, *heads, levels=[1])
+    softmax = [
+        anchored(owner, sigmoid=False, **boxes)
+        for owner, boxes in (('student', NINE), ('teacher', teacher))
+    ]
+    with pytest.raises(ValueError, match=r'anchor_generator\)\. Distil features'):
+        connected(WTTMLoss, *softmax)
+
+
+def test_single_anchors_and_heads_without_are_compared_whatever_their_boxes():
+    """A single anchor says where it is: GFL for small objects is as GFL."""
+    one = dict(octave_base_scale=8, scales_per_octave=1, ratios=[1])
+    connected(WTTMLoss, anchored('student', **one), anchored('teacher', **dict(one, ratios=[2])))
+    smaller = anchored('teacher', **dict(one, octave_base_scale=4))
+    connected(WTTMLoss, anchored('student', **one), smaller)
+    connected(WTTMLoss, anchored('student', **one), head_of('teacher', 1))
+    connected(WTTMLoss, head_of('student', 9), anchored('teacher', **NINE))
+
+
+def test_anchors_of_other_boxes_are_refused_in_a_distiller(distiller, retinanet, write_teacher):
+    other = retinanet()
+    other.bbox_head.anchor_generator.update(ratios=[0.3, 1.0, 3.0])
+    wttm = dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0)
+    with pytest.raises(ValueError, match=r'anchor 0 spans 5\.66 x 2\.83 .* 7\.30 x 2\.19'):
+        distiller(losses=dict(wttm=wttm), teacher=write_teacher(other), load=False)
+
+
+@pytest.mark.parametrize(
+    ('objectness', 'told'),
+    [
+        ((False, False), None),
+        ((True, True), 'student and the teacher are'),
+        ((True, False), 'student are'),
+        ((False, True), 'teacher are'),
+    ],
+)
+def test_heads_with_objectness_are_told_of(objectness, told, caplog):
+    heads = head_of('student', 1), head_of('teacher', 1)
+    for head, has in zip(heads, objectness):
+        if has:
+            head.module.loss_obj = torch.nn.BCEWithLogitsLoss()
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    connected(WTTMLoss, *heads)(maps_of(1, 0), maps_of(1, 1))
+    logger.removeHandler(caplog.handler)
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == 'WARNING']
+    assert len(warnings) == (told is not None)
+    assert told is None or f'bbox_head: the class scores of the {told} trained' in warnings[0]
+
+
 # monitors
 
 
@@ -626,6 +715,9 @@ def test_what_a_head_gives_is_read_from_it(name, mmdet_head):
     assert found.channels == (3 if sigmoid else 4)
     counts = tuple(count for count, _ in found.grid)
     assert counts == (anchors if isinstance(anchors, tuple) else (anchors,) * len(maps))
+    assert hasattr(head, 'loss_obj') == ('yolox' in name)
+    if anchors != 1:
+        assert [len(boxes) for boxes in found.boxes] == list(counts)
     if activated:
         assert all(0 <= x.min() <= x.max() <= 1 for x in maps)
     else:
