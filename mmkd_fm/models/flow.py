@@ -119,6 +119,9 @@ class Flow(nn.Module):
     ) -> Transport:
         """Transport ``x``, in float32 at least.
 
+        The networks are given the state in the dtype of their parameters, so that the flow of a
+        half-precision model runs; the times stay in that of the state.
+
         Args:
             x: Shape (N, C, H, W).
             num_steps: Number of steps; None draws that of the iteration.
@@ -128,15 +131,17 @@ class Flow(nn.Module):
             states: As for `transport`.
         """
         x = x.to(torch.promote_types(x.dtype, torch.float32))
+        dtype = next(self.parameters(), x).dtype
 
         def velocity(z: Tensor, t: Tensor) -> Tensor:
-            t_embedding = self.time_embedding(t, z)
+            given = z.to(dtype)
+            t_embedding = self.time_embedding(t, given)
             if t_embedding.ndim != z.ndim:  # (N, C) would be added along the wrong axes
                 raise ValueError(
                     f'a time embedding is added to the state, shape (N, C, 1, 1) or (N, C, H, W), '
                     f'but {type(self.time_embedding).__name__} gave {tuple(t_embedding.shape)}'
                 )
-            residual = self.meta_encoder(z, t_embedding).to(z.dtype)
+            residual = self.meta_encoder(given, t_embedding).to(z.dtype)
             if residual.shape != z.shape:
                 raise ValueError(
                     f'a meta-encoder keeps channels and size: {type(self.meta_encoder).__name__} '

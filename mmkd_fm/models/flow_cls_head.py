@@ -136,7 +136,9 @@ class FlowClsHead(BaseModule):
             keep_steps=self.training and self.supervised,
         )
         others = feats[:-1] if isinstance(feats, (list, tuple)) else ()
-        return (*others, pool(transported.endpoint if drawn else x))
+        carried = transported.endpoint if drawn else x
+        # at inference as without the flow, so that half-precision heads can read it
+        return (*others, pool(carried if self.training else carried.to(x.dtype)))
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         """Accept a checkpoint of the plain student: its head is the wrapped one."""

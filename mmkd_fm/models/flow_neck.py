@@ -92,6 +92,8 @@ class FlowNeck(BaseModule):
     def forward(self, inputs: Any) -> tuple[Tensor, ...]:
         """The levels that the head reads: mean estimates in place of the wrapped neck's levels.
 
+        They are float32 at least in training, and of the wrapped neck's dtype at inference.
+
         Args:
             inputs: What the wrapped neck takes.
 
@@ -105,15 +107,18 @@ class FlowNeck(BaseModule):
         keep_steps = self.training and self.supervised
         outputs, transports, flows = list(sources), {}, {}
         for level, flow in self.flows.items() if steps else ():
+            x = sources[int(level)]
             transported = flow(
-                sources[int(level)],
+                x,
                 steps,
                 solver='euler' if self.training else self.solver,
                 keep_steps=keep_steps,
             )
             flows[int(level)], transports[int(level)] = flow, transported
             if drawn:
-                outputs[int(level)] = transported.endpoint
+                endpoint = transported.endpoint
+                # at inference as without the flow, so that half-precision heads can read it
+                outputs[int(level)] = endpoint if self.training else endpoint.to(x.dtype)
         if not keep_steps:
             return tuple(outputs)
         pyramid = FlowedPyramid(outputs)

@@ -2,7 +2,8 @@
 
 A time embedding is any module built with ``channels`` whose ``forward(t, z)`` takes times, shape
 (N,) in [0, 1], and the state, shape (N, C, H, W), and returns what is added to the state, shape
-(N, C, 1, 1) or (N, C, H, W).
+(N, C, 1, 1) or (N, C, H, W). In a half-precision model the state is of the dtype of the parameters,
+while the times, which that would round too far, are float32.
 """
 
 import math
@@ -54,7 +55,8 @@ class LinearTimeEmbedding(nn.Module):
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """Embed times ``t``, shape (N,), as (N, C, 1, 1); the state ``z`` is not used."""
         del z
-        return self.linear(sinusoids(t, self.linear.in_features))[:, :, None, None]
+        values = sinusoids(t, self.linear.in_features)
+        return self.linear(values.to(self.linear.weight.dtype))[:, :, None, None]
 
 
 @MODELS.register_module()
@@ -76,7 +78,8 @@ class MLPTimeEmbedding(nn.Module):
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         """Embed times ``t``, shape (N,), as (N, C, 1, 1); the state ``z`` is not used."""
         del z
-        hidden = self.linear1(sinusoids(t, self.linear1.in_features)).relu()
+        values = sinusoids(t, self.linear1.in_features)
+        hidden = self.linear1(values.to(self.linear1.weight.dtype)).relu()
         return self.linear2(hidden)[:, :, None, None]
 
 

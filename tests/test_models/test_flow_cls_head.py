@@ -85,6 +85,16 @@ def test_a_head_that_is_not_affine_reads_the_mean_estimate(flowed, feature):
     assert torch.equal(head((feature,)), head.head((pool(endpoint),)))
 
 
+def test_a_half_precision_head_gives_logits_near_those_of_float32(flowed, feature):
+    head = flowed(nfe=3)
+    expected, plain = head((feature,)), head.head((pool(feature),))
+    half = head.bfloat16()((feature.bfloat16(),))
+    assert half.dtype == torch.bfloat16
+    moved_by = (expected - plain).norm()
+    assert moved_by > 0.1 * plain.norm()
+    assert (half.float() - expected).norm() < moved_by / 4
+
+
 def test_vectors_are_maps_of_one_element(flowed, feature):
     head, x = flowed(nfe=4), feature[:, :, 0, 0]
     assert torch.equal(head(x), head((x[:, :, None, None],)))

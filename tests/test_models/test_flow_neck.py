@@ -158,6 +158,33 @@ def test_a_neck_that_does_not_say_its_channels_asks_for_them(mmdet_scope):
     assert len(FlowNeck(neck=dict(bfp), in_channels=[6, 6]).flows) == 2
 
 
+@pytest.mark.parametrize('encoder', ['DepthwiseMetaEncoder', 'ConvMetaEncoder', 'MLPMetaEncoder'])
+@pytest.mark.parametrize(
+    'embedding', ['LinearTimeEmbedding', 'MLPTimeEmbedding', 'StepBranchTimeEmbedding']
+)
+def test_a_half_precision_model_gives_maps_near_those_of_float32(neck, encoder, embedding):
+    flow = dict(meta_encoder=dict(type=encoder), time_embedding=dict(type=embedding))
+    model = neck(nfe=3, flow=flow).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith('norms.0.weight'):
+            nn.init.constant_(parameter, 0.5)  # the velocity of an MLP is no longer zero
+    expected, plain = model(maps()), model.neck(maps())
+    half = model.bfloat16()([x.bfloat16() for x in maps()])
+    for ours, theirs, source in zip(half, expected, plain):
+        assert ours.dtype == torch.bfloat16
+        moved_by = (theirs - source).norm() / source.norm()
+        assert moved_by > 0.03
+        assert (ours.float() - theirs).norm() / theirs.norm() < moved_by / 4
+
+
+def test_at_inference_under_autocast_the_levels_have_the_necks_dtype(neck):
+    model = neck(nfe=2, levels=[0, 1]).eval()
+    with torch.autocast('cpu', torch.bfloat16):
+        assert {level.dtype for level in model(maps())} == {torch.bfloat16}
+        outputs = model.train()(maps())
+    assert [level.dtype for level in outputs] == [torch.float32] * 2 + [torch.bfloat16] * 2
+
+
 # In a detector, drawn to a teacher by an FMKTLoss.
 
 
