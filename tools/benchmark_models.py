@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
 from torch import nn
 
+from mmkd_fm.models.flow import Flow
 from mmkd_fm.models.teacher import FrozenTeacher
 from mmkd_fm.registry import MODELS
 
@@ -99,8 +101,9 @@ def with_encoder(model: ConfigDict, term: str, encoder: str | None) -> ConfigDic
 
 def default_encoder(model: ConfigDict, term: str) -> str:
     """Name of the meta-encoder that the config asks for."""
-    encoder = model.losses[term].get('flow', {}).get('meta_encoder')
-    return (encoder or dict(type='ConvMetaEncoder'))['type'].rpartition('.')[2]
+    default = inspect.signature(Flow).parameters['meta_encoder'].default
+    encoder = model.losses[term].get('flow', {}).get('meta_encoder', default)
+    return encoder['type'].rpartition('.')[2]
 
 
 def raw_batch(batch: int, size: tuple[int, int]) -> dict[str, list]:

@@ -14,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installing
+
 from coverage_step import Outcome, Pair, run
 
 FAMILIES = (

@@ -23,9 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works wi
 from rich.console import Console
 
 from experiments_job import Job
-from experiments_logs import last_checkpoint
 from experiments_processes import Processes, gpus
-from experiments_record import environment, public, read_results
+from experiments_record import public, read_results
 from experiments_report import render
 from experiments_run import run_all
 from experiments_table import ROOT, Table, known, load_config, read_table
@@ -57,7 +56,7 @@ def plan(table: Table, rows: list[str], seeds: list[int], work_dir: Path) -> lis
 def show_plan(stages: list[list[Job]], console: Console) -> None:
     """Print what would be run."""
     for job in (job for stage in stages for job in stage):
-        found = last_checkpoint(job.folder)
+        found = job.last_checkpoint()
         begun = f', from {found[1].name}' if found else ''
         command = ' '.join(public(['python', *job.train_command()[1:]], job.work_dir))
         console.print(f'{job.name}{begun}: {command}', markup=False, soft_wrap=True)
@@ -81,10 +80,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
             show_plan(stages, console)
             return 0
         workers = args.workers or len(gpus()) or 1
-        processes, machine = Processes(args.threads), environment(args.threads)
+        processes = Processes(args.threads)
         console.print(f'{sum(map(len, stages))} to run, {workers} at a time', highlight=False)
         try:
-            failed = run_all(stages, workers, processes, machine, console)
+            failed = run_all(stages, workers, processes, console)
         except KeyboardInterrupt:
             console.print('interrupted; the same command goes on from here')
             failed = 130

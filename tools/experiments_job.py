@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments_logs import last_checkpoint, length
+from experiments_logs import last_checkpoint, length, unit
 from experiments_record import result_path
 from experiments_table import ROOT, Row, Table, Teacher, as_arguments, load_config
 
@@ -61,9 +61,17 @@ class Job:
         """Epochs (iterations) of its training."""
         return length(load_config(self.part.config, self.part.options))
 
+    def unit(self) -> str:
+        """What its training counts, 'epoch' or 'iter'."""
+        return unit(load_config(self.part.config, self.part.options))
+
+    def last_checkpoint(self) -> tuple[int, Path] | None:
+        """Its latest whole checkpoint and the number of its epochs (iterations)."""
+        return last_checkpoint(self.folder, self.unit())
+
     def trained(self) -> Path | None:
         """Its last checkpoint, once the training is complete."""
-        found = last_checkpoint(self.folder)
+        found = self.last_checkpoint()
         return found[1] if found and found[0] >= self.length() else None
 
     def done(self) -> bool:
@@ -74,17 +82,14 @@ class Job:
         """All its options, as `--cfg-options` takes them."""
         options = [*as_arguments(self.part.options), f'randomness.seed={self.seed}']
         if self.teacher is not None:
-            name = f'{"iter" if self._by_iteration() else "epoch"}_{self.teacher.length()}.pth'
+            name = f'{self.teacher.unit()}_{self.teacher.length()}.pth'
             checkpoint = self.teacher.trained() or self.teacher.folder / name
             options.append(f'model.teacher.checkpoint={checkpoint}')
         return options
 
-    def _by_iteration(self) -> bool:
-        return 'max_epochs' not in load_config(self.teacher.part.config, {}).train_cfg
-
     def train_command(self, resume: bool = True) -> list[str]:
         """Its training, going on from the last checkpoint if there is one."""
-        found = last_checkpoint(self.folder) if resume else None
+        found = self.last_checkpoint() if resume else None
         return [
             *(sys.executable, str(ROOT / 'tools/train.py'), str(ROOT / self.part.config)),
             *('--work-dir', str(self.folder)),

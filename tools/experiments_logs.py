@@ -19,14 +19,23 @@ def length(cfg: Config) -> int:
     return cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
 
 
-def last_checkpoint(folder: Path) -> tuple[int, Path] | None:
+def unit(cfg: Config) -> str:
+    """What the training of a config counts: 'epoch' or 'iter'."""
+    return 'epoch' if cfg.train_cfg.get('max_epochs') else 'iter'
+
+
+def last_checkpoint(folder: Path, unit: str) -> tuple[int, Path] | None:
     """The latest whole checkpoint of a work dir, and its number of epochs or iterations.
 
     MMEngine's `last_checkpoint` is not asked: it names a place, and the folder may have been moved.
+
+    Args:
+        folder: The work dir.
+        unit: What the training counts, 'epoch' or 'iter'; a hook may save by the other.
     """
     found = []
-    for path in folder.glob('*.pth'):
-        match = re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name)
+    for path in folder.glob(f'{unit}_*.pth'):
+        match = re.fullmatch(rf'{unit}_(\d+)\.pth', path.name)
         if match and zipfile.is_zipfile(path):  # one that was being written is not
             found.append((int(match[1]), path))
     return max(found, default=None)

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 import mmkd_fm
-from experiments_logs import last_checkpoint
 from experiments_table import ROOT, Row, Table, Teacher, known
 
 PARTS = (
@@ -201,7 +200,7 @@ def check_legs(folder: Path, part: Row | Teacher, seed: int) -> list[dict]:
     legs = read_legs(folder)
     if legs:
         _same(folder.name, legs[0], dict(seed=seed, **declared(part)), 'table.py')
-    elif isinstance(part, Row) and last_checkpoint(folder):
+    elif isinstance(part, Row) and any(folder.glob('*.pth')):
         raise ValueError(
             f'{folder.name} holds a checkpoint, but no legs.json that says how it was trained; '
             'delete the work dir'

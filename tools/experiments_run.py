@@ -28,6 +28,7 @@ from experiments_processes import Processes, gpus, locked
 from experiments_record import (
     check_legs,
     declared,
+    environment,
     note_start,
     public,
     read_legs,
@@ -44,11 +45,10 @@ class Worker:
     Args:
         processes: Starts and ends the processes.
         device: The GPU that they see; None leaves all as it is.
-        machine: What `experiments_record.environment` returns.
     """
 
-    def __init__(self, processes: Processes, device: str | None, machine: dict) -> None:
-        self.processes, self.device, self.machine = processes, device, machine
+    def __init__(self, processes: Processes, device: str | None) -> None:
+        self.processes, self.device = processes, device
 
     def do(self, job: Job) -> dict | None:
         """Train, test and write the result.
@@ -83,7 +83,8 @@ class Worker:
         if job.trained() is not None:
             check_legs(job.folder, job.part, job.seed)
             return
-        note_start(job.folder, job.part, job.seed, self.machine)
+        now = environment(self.processes.threads)  # the code is read when the training starts
+        note_start(job.folder, job.part, job.seed, now)
         self.processes.call(job.train_command(), job.folder / 'train.log', self.device, lock)
         if job.trained() is None:
             raise RuntimeError(
@@ -147,13 +148,20 @@ def describe(job: Job, evaluations: dict[str, dict]) -> dict:
         seconds_per_iteration=seconds_per_iteration(job.folder),
         epochs=job.length(),
         legs=len(legs),
-        environment=legs[0]['environment'],
+        environment=_environment(legs),
         date=datetime.now().isoformat(timespec='seconds'),
     )
-    commits = list(dict.fromkeys(leg['environment']['commit'] for leg in legs))
-    if commits[1:]:  # interrupted, and gone on with other code
-        result['environment'] = dict(result['environment'], commit=', '.join(commits))
     return public(result, job.work_dir)
+
+
+def _environment(legs: list[dict]) -> dict:
+    """Machine and software of a run, which may have been gone on with by other code."""
+    each = [leg['environment'] for leg in legs]
+    return dict(
+        each[0],
+        commit=', '.join(dict.fromkeys(one['commit'] for one in each)),
+        dirty=any(one['dirty'] for one in each),
+    )
 
 
 def describe_teacher(job: Job) -> dict:
@@ -170,16 +178,13 @@ def describe_teacher(job: Job) -> dict:
     )
 
 
-def run_all(
-    stages: list[list[Job]], workers: int, processes: Processes, machine: dict, console: Console
-) -> int:
+def run_all(stages: list[list[Job]], workers: int, processes: Processes, console: Console) -> int:
     """Do jobs side by side; a stage begins when the one before has ended.
 
     Args:
         stages: The jobs, in order.
         workers: Number of jobs at a time.
         processes: Starts and ends their processes.
-        machine: What `experiments_record.environment` returns.
         console: Where each finished job is told.
 
     Returns:
@@ -188,7 +193,7 @@ def run_all(
     free: queue.Queue[Worker] = queue.Queue()
     devices = gpus() or [None]
     for index in range(workers):
-        free.put(Worker(processes, devices[index % len(devices)], machine))
+        free.put(Worker(processes, devices[index % len(devices)]))
     taken: dict[str, float] = {}
 
     def do(job: Job) -> dict | None:

@@ -117,7 +117,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     for option in ('--launcher', '--local_rank', '--local-rank', '--out', '--show-dir'):
         parser.add_argument(option)  # their values are not the config
-    parser.add_argument('--resume', nargs='?')
+    parser.add_argument('--resume', nargs='?', const='auto')
     return parser
 
 
@@ -137,7 +137,8 @@ def check_work_dir(path: str) -> None:
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():
-        sys.exit(f'error: the work directory {path!r} can not be made, {folder} is a file; {remedy}')
+        what = f'{folder} is a file'
+        sys.exit(f'error: the work directory can not be made ({what}: {path!r}); {remedy}')
     if not os.access(folder, os.W_OK | os.X_OK):
         sys.exit(f'error: the work directory {path!r} is not writable; {remedy}')
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from mm_tool import (
+    PACKAGES,
     ROOT,
     argument_parser,
     check_config,
@@ -110,17 +111,33 @@ def _write(arguments: argparse.Namespace, hook: dict) -> Path:
     if hook:
         cfg.default_hooks[CHECK] = hook
     name = f'{Path(arguments.config).stem}_distilled'
-    cfg.work_dir = osp.abspath(
-        arguments.work_dir or cfg.get('work_dir') or osp.join('work_dirs', name)
-    )
+    default = osp.join('work_dirs', '_'.join([name, *cfg.model.losses]))
+    cfg.work_dir = osp.abspath(arguments.work_dir or cfg.get('work_dir') or default)
     check_work_dir(cfg.work_dir)
     path = Path(cfg.work_dir, f'{name}.py')
+    if arguments.resume is not None:
+        _check_resumed(path, cfg)
+    path.parent.mkdir(parents=True, exist_ok=True)
     # each process of a distributed training writes the same; none may read half of it
     part = path.with_suffix(f'.{os.getpid()}.part')
     part.write_text(cfg.pretty_text, encoding='utf-8')
     os.replace(part, path)
     print(f'distillation config: {path}')
     return path
+
+
+def _check_resumed(path: Path, cfg: 'Config') -> None:
+    """Refuse to go on with other methods than those that the checkpoints are of."""
+    from mmengine.config import Config
+
+    if not path.is_file():
+        return
+    before = list(Config.fromfile(path, import_custom_modules=False).model.losses)
+    if set(before) != set(cfg.model.losses):
+        raise ValueError(
+            f'--resume: {path.parent} was trained with --distill {" ".join(before)}, not with '
+            f'{" ".join(cfg.model.losses)}; name the same, or another --work-dir'
+        )
 
 
 def described(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -161,7 +178,7 @@ def resolve(
 
     if teacher is None:
         raise ValueError("--distill needs a teacher: --teacher CONFIG, a file or 'mmdet::...py'")
-    cfg = _read(student)
+    cfg = read_config(student)
     if 'model' not in cfg:
         raise ValueError(f'{student} has no model; give a complete config of the student')
     if 'student' in cfg.model:
@@ -169,7 +186,7 @@ def resolve(
             f"{student} is a distillation's config already: run it without --teacher and "
             f"--distill, or give the plain student's"
         )
-    methods, hooks = _methods(cfg)
+    methods, hooks = _methods(cfg, read_config(teacher))
     chosen = _choose(names or DEFAULTS.get(cfg.get('default_scope'), ['fmkt']), methods)
     cfg.default_hooks = ConfigDict(cfg.get('default_hooks') or {}, **hooks)
     teacher_cfg = _teacher(teacher, checkpoint, cfg)
@@ -187,34 +204,51 @@ def resolve(
     return cfg
 
 
-def _read(path: str) -> 'Config':
+def read_config(path: str) -> 'Config':
+    """A config, by its file or a name such as 'mmdet::...py'.
+
+    Raises:
+        ValueError: If it, or one that it is based on, is not there.
+    """
     from mmengine.config import Config
     from mmengine.hub import get_config
 
+    if '::' in path and path.partition('::')[0] not in PACKAGES:
+        raise ValueError(f'{path!r}: expected a name of {" or ".join(PACKAGES)} before "::"')
     with required_packages():
-        if '::' in path:
-            try:
+        try:
+            if '::' in path:
                 return get_config(path)
-            except FileNotFoundError as error:
-                raise ValueError(f'there is no config {path!r} ({error})') from error
-        check_config(path)
-        return Config.fromfile(path)
+            check_config(path)
+            return Config.fromfile(path)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f'there is no config {path!r}, or none it is based on: {error}'
+            ) from error
 
 
-def _methods(cfg: 'Config') -> tuple['ConfigDict', 'ConfigDict']:
-    """The losses to choose from for a plain student, and the hooks."""
+def _methods(cfg: 'Config', teacher: 'Config') -> tuple['ConfigDict', 'ConfigDict']:
+    """The losses to choose from for a plain student and its teacher, and the hooks.
+
+    Of a detector with one stage and one with two these are of features alone, with the weights for
+    two families. Heads with an objectness, as YOLOX's, train class scores on objects alone: theirs
+    are left out.
+    """
     from mmengine.config import Config
 
     if cfg.get('default_scope') == 'mmpretrain':
         base = Config.fromfile(ROOT / 'configs' / '_base_' / 'distill_cls.py')
         return base.cls_losses, base.distill_hooks
     base = Config.fromfile(ROOT / 'configs' / '_base_' / 'distill_runtime.py')
-    heads = cfg.model.get('roi_head')
+    heads, of_teacher = cfg.model.get('roi_head'), teacher.get('model', {})
+    of_teacher = of_teacher.get('student', of_teacher).get('roi_head')
+    if (heads is None) != (of_teacher is None):
+        return base.other_family_losses, base.distill_hooks
     if heads:
         cascade = isinstance(heads.get('bbox_head'), (list, tuple))
         return (base.cascade_losses if cascade else base.roi_losses), base.distill_hooks
     head = cfg.model.get('bbox_head')
-    if head is None:
+    if head is None or 'loss_obj' in head:
         return base.feature_losses, base.distill_hooks
     of_bins = 'loss_dfl' in head  # GFL-type heads predict distributions of boxes
     return (base.gfl_losses if of_bins else base.dense_losses), base.distill_hooks
@@ -228,7 +262,7 @@ def _choose(names: Sequence[str], methods: dict) -> list[str]:
         if name not in methods and not stages:
             hint = ' (the config stands before --distill)' if name.endswith('.py') else ''
             raise ValueError(
-                f'--distill: unknown method {name!r}{hint}; valid names for this student: '
+                f'--distill: unknown method {name!r}{hint}; valid names for this pair: '
                 f'{", ".join(methods)}'
             )
         chosen += [name] if name in methods else stages
@@ -240,7 +274,7 @@ def _teacher(config: str, checkpoint: Optional[str], student: 'Config') -> dict:
     from mmengine.config import ConfigDict
     from mmengine.hub import get_config
 
-    cfg = _read(config)
+    cfg = read_config(config)
     imports = cfg.get('custom_imports')
     if imports:
         own = student.get('custom_imports') or dict(imports=[])

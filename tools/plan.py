@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mm_tool import check_config, make_importable
-from one_line import add_options, described, resolve
+from mm_tool import make_importable
+from one_line import add_options, described, read_config, resolve
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -61,12 +61,9 @@ def read(arguments: argparse.Namespace) -> Config:
     Raises:
         ValueError: If it is none.
     """
-    from mmengine.config import Config
-
     if arguments.teacher or arguments.distill:
         return resolve(**described(arguments))
-    check_config(arguments.config)
-    cfg = Config.fromfile(arguments.config)
+    cfg = read_config(arguments.config)
     cfg.merge_from_dict(arguments.cfg_options)
     if 'student' not in cfg.get('model', {}):
         raise ValueError(

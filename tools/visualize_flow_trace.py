@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmkd_fm.models.alignment import as_levels, measure
 from mmkd_fm.models.distiller import Distiller
 from mmkd_fm.models.losses.fmkt import FMKTLoss
+from mmkd_fm.models.preprocessor import common_part
 from mmkd_fm.models.taps import Tap, find_module, read, record
 from mmkd_fm.registry import MODELS
 from trained_checkpoint import load_trained
@@ -153,7 +154,10 @@ def trace_flow(
     strides = [level.stride for level in measure(_pyramid(model, tap, probe), PROBE_SIZE)]
     students = _pyramid(model, tap, batch['inputs'])
     records = model.teacher.forward(batch['teacher_inputs'], [teacher_tap.path])
-    teachers = as_levels(read(records, teacher_tap, model.teacher.model))
+    views = batch['inputs'].shape[-2:], batch['teacher_inputs'].shape[-2:]
+    output = read(records, teacher_tap, model.teacher.model)
+    tapped, scale = model.teacher_tapped[loss_name], model.teacher.input_scale
+    teachers = as_levels(common_part(output, tapped, *views, scale))
 
     traced = []
     for (i, j), objective in zip(loss.pairs, loss.objectives):

@@ -19,6 +19,6 @@ model = dict(
         'faster_rcnn_r101_fpn_2x_coco/'
         'faster_rcnn_r101_fpn_2x_coco_bbox_mAP-0.398_20200504_210455-1d2dac9c.pth',
     ),
-    losses={{_base_.feature_losses}},
+    losses={{_base_.other_family_losses}},
     terms=['fmkt'],
 )

@@ -19,6 +19,6 @@ model = dict(
         'mask_rcnn_swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco/'
         'mask_rcnn_swin-s-p4-w7_fpn_fp16_ms-crop-3x_coco_20210903_104808-b92c91f1.pth',
     ),
-    losses={{_base_.feature_losses}},
+    losses={{_base_.other_family_losses}},
     terms=['fmkt'],
 )

@@ -24,6 +24,7 @@ from benchmark_measure import (
     resident_bytes,
 )
 from benchmark_models import (
+    default_encoder,
     exported_student,
     flow_student,
     plain_student,
@@ -288,6 +289,19 @@ def test_bare_metric_has_no_flow(model):
     assert model.losses.fmkt.type == 'mmkd_fm.FMKTLoss'
 
 
+@pytest.mark.parametrize('name', ['ConvMetaEncoder', 'DepthwiseMetaEncoder', 'MLPMetaEncoder'])
+def test_the_encoder_that_is_asked_for_is_measured(model, name):
+    config = with_encoder(model, 'fmkt', name)
+    flow = MODELS.build(config).distill_losses.fmkt.flows['0']
+    assert type(flow.meta_encoder).__name__ == name
+    assert default_encoder(config, 'fmkt') == name
+
+
+def test_the_default_encoder_is_that_of_the_flow(model):
+    flow = MODELS.build(model).distill_losses.fmkt.flows['0']
+    assert default_encoder(model, 'fmkt') == type(flow.meta_encoder).__name__
+
+
 def test_students(model, training):
     image = training.data['inputs']
     plain, flowing = plain_student(model), flow_student(model, 'fmkt')
@@ -297,8 +311,7 @@ def test_students(model, training):
     trained = training.student.state_dict()
     assert all(torch.equal(value, trained[name]) for name, value in exported.state_dict().items())
     # the flow's own figures add up to what FlowNeck adds
-    config = with_encoder(model, 'fmkt', 'ConvMetaEncoder')
-    costs = Training(config, raw_batch(1, (64, 96)), CPU, amp=False).flow_costs()
+    costs = Training(model, raw_batch(1, (64, 96)), CPU, amp=False).flow_costs()
     assert list(costs) == [0, 1]
     parameters, step = (sum(values) for values in zip(*costs.values()))
     assert num_parameters(flowing) == num_parameters(plain) + parameters

@@ -401,14 +401,17 @@ def test_paths_of_the_machine_are_not_kept():
 def test_a_checkpoint_that_was_being_written_is_not_continued(tmp_path):
     from experiments_logs import last_checkpoint
 
-    assert last_checkpoint(tmp_path) is None
+    assert last_checkpoint(tmp_path, 'epoch') is None
     for epoch in (9, 10):
         with zipfile.ZipFile(tmp_path / f'epoch_{epoch}.pth', 'w') as file:
             file.writestr('data', 'x' * 1000)
     whole = (tmp_path / 'epoch_10.pth').read_bytes()
     (tmp_path / 'epoch_11.pth').write_bytes(whole[: len(whole) // 2])
     (tmp_path / 'last_checkpoint').write_text('/elsewhere/epoch_11.pth')
-    assert last_checkpoint(tmp_path) == (10, tmp_path / 'epoch_10.pth')
+    assert last_checkpoint(tmp_path, 'epoch') == (10, tmp_path / 'epoch_10.pth')
+    (tmp_path / 'iter_1000.pth').write_bytes(whole)  # of a hook that counts otherwise
+    assert last_checkpoint(tmp_path, 'epoch') == (10, tmp_path / 'epoch_10.pth')
+    assert last_checkpoint(tmp_path, 'iter') == (1000, tmp_path / 'iter_1000.pth')
 
 
 def test_logs_of_an_interrupted_training(tmp_path):

@@ -165,20 +165,59 @@ HEADS = {
     'roi': (dict(roi_head=dict(bbox_head=dict())), 'wttm', ['wttm']),
     'cascade': (dict(roi_head=dict(bbox_head=[dict()] * 3)), 'wttm', STAGES),
     'none': (dict(), 'cwd', ['cwd']),
+    'objectness': (dict(bbox_head=dict(loss_obj=dict())), 'cwd', ['cwd']),
 }
 
 
 @pytest.mark.parametrize('kind', HEADS)
 def test_methods_depend_on_the_student_s_heads(kind):
     model, name, chosen = HEADS[kind]
-    methods, hooks = one_line._methods(Config(dict(model=model)))
+    methods, hooks = one_line._methods(Config(dict(model=model)), Config(dict(model=model)))
     assert {'fmkt', 'pkd', 'cwd'} <= set(methods)
     assert one_line._choose([name, 'pkd'], methods) == [*chosen, 'pkd']
     assert 'distill_state' in hooks
 
 
+@pytest.mark.parametrize('student', ['dense', 'gfl', 'roi'])
+def test_one_stage_and_two_are_two_families(student):
+    """Their features need a map of the channels and a low weight: docs/results."""
+    teacher = 'dense' if student == 'roi' else 'roi'
+    models = [Config(dict(model=HEADS[kind][0])) for kind in (student, teacher)]
+    methods, _ = one_line._methods(*models)
+    assert set(methods) == {'fmkt', 'pkd', 'cwd'}
+    assert methods['fmkt'].objective.project
+    assert methods['fmkt'].loss_weight < one_line._methods(models[0], models[0])[0].fmkt.loss_weight
+    distilled = Config(dict(model=dict(student=models[1].model)))  # it can teach too
+    assert one_line._methods(models[0], distilled)[0] == methods
+
+
+def test_each_choice_of_methods_has_its_work_dir(files, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    teacher = ['--teacher', files['teacher'], '--teacher-checkpoint', files['checkpoint']]
+
+    def folder(*names):
+        arguments = [files['student'], *teacher, '--distill', *names]
+        return one_line.with_resolved_config(arguments)[-1]
+
+    work_dirs = str(tmp_path / 'work_dirs' / 'small_distilled_')
+    assert folder('pkd') == f'{work_dirs}pkd'
+    assert folder('fmkt', 'wttm') == f'{work_dirs}fmkt_wttm'
+
+
+def test_other_methods_are_not_resumed(run):
+    path = run('--distill', 'pkd')[0][0]
+    run('--distill', 'pkd', '--resume', '--cfg-options', 'model.losses.pkd.loss_weight=2.0')
+    with open(path) as file:
+        text = file.read()
+    message = r'--resume: .* was trained with --distill pkd, not with cwd; .* another --work-dir'
+    with pytest.raises(SystemExit, match=message):
+        run('--distill', 'cwd', '--resume')
+    with open(path) as file:
+        assert file.read() == text
+
+
 def test_methods_of_classifiers():
-    methods, _ = one_line._methods(Config(dict(default_scope='mmpretrain', model=dict())))
+    methods, _ = one_line._methods(Config(dict(default_scope='mmpretrain', model=dict())), Config())
     assert set(methods) == {'kd', 'dkd', 'dist', 'ttm', 'wttm', 'fmkt', 'fmkt_stages'}
 
 
@@ -191,6 +230,7 @@ BAD = {
     ),
     'checkpoint': (['--teacher-checkpoint', 'no.pth'], r"'no.pth' does not exist; give"),
     'teacher': (['--teacher', 'no.py'], r"there is no config file 'no.py'"),
+    'package': (['--teacher', 'nopkg::x.py'], "'nopkg::x.py': expected a name of mmdet or mmpretr"),
     'zoo': (['--teacher', 'mmdet::retinanet/no.py'], r"there is no config 'mmdet::retinanet/no.py"),
 }
 

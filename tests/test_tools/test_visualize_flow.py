@@ -103,6 +103,21 @@ def expected_flow(folder, kind, level, num_steps):
     return x, target, run, objective.decode
 
 
+def test_a_teacher_s_further_padding_is_cut(trained):
+    _, data = load(trained, 'own')
+    cfg = Config.fromfile(trained / 'own.py')
+    cfg.model.teacher.config.model.data_preprocessor.pad_size_divisor = 128
+    cfg.dump(trained / 'padded.py')
+    padded, _ = trace.load_distiller(cfg, str(trained / 'own.pth'), None, None, 'cpu')
+    for level in trace.trace_flow(padded, 'fmkt', data, STEPS):
+        size = level.maps['student'].shape[-2:]
+        assert level.maps['teacher'].shape[-2:] == size
+        pixels = padded.teacher.view([data['inputs']])
+        maps = padded.teacher.model.neck(padded.teacher.model.backbone(pixels))[level.level]
+        assert maps.shape[-1] > size[-1]
+        torch.testing.assert_close(level.maps['teacher'], maps[..., : size[0], : size[1]])
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_numbers_are_those_of_the_transport(trained, kind, tmp_path, capsys):
     options = ['--steps', str(STEPS), '--level', '0', '2', '--out-dir', str(tmp_path)]
