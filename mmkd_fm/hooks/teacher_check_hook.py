@@ -2,6 +2,7 @@
 
 import copy
 import re
+from numbers import Real
 from typing import Optional
 
 import torch
@@ -53,9 +54,13 @@ class TeacherCheckHook(Hook):
             return
         with preserved_generators():
             count, metrics = _evaluate(model.teacher, runner, self.num_images)
-        text = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, Real)}
+        shown = {**metrics, **{name: f'{value:.4g}' for name, value in numbers.items()}}
+        text = ', '.join(f'{name} {value}' for name, value in shown.items())
         runner.logger.info(f'the teacher on {count} validation images: {text}')
-        doubt = _doubt(metrics, model.teacher, _published(runner), self.tolerance)
+        doubt = None
+        if numbers or not metrics:  # there are metrics that are a list, of each class
+            doubt = _doubt(numbers, model.teacher, _published(runner), self.tolerance)
         if doubt:
             runner.logger.warning(
                 f'the teacher {doubt}. Compare its checkpoint with its config, and the images of '

@@ -93,7 +93,8 @@ class Distiller(BaseModel):
         self.teacher_tapped: dict[str, Measured] = {}
         self.roi_stages: dict[str, tuple[RoIStage, RoIStage]] = {}  # of student and teacher
         with preserved_generators():
-            torch.manual_seed(_run_seed() if seed is None else seed)
+            # that of the CPU alone: torch.manual_seed would also seed CUDA's when that is set up
+            torch.default_generator.manual_seed(_run_seed() if seed is None else seed)
             self.add_module(EXTRAS, nn.ModuleDict(self._build_losses(losses)))
         self.register_load_state_dict_post_hook(_after_load)
 

@@ -215,6 +215,7 @@ def test_the_published_number():
         ('lvis/bbox_AP', 0.28, None),
         ('lvis/bbox_AP', 0.004, 'sees next to nothing: lvis/bbox_AP 0.4.'),
         ('openimages/AP50', 0.28, None),
+        ('multi-label/AP_classwise', [1.0, 2.0], None),  # a list, of each class
     ],
 )
 def test_what_is_warned_of(name, share, warning, monkeypatch, caplog):
@@ -227,6 +228,7 @@ def test_what_is_warned_of(name, share, warning, monkeypatch, caplog):
     monkeypatch.setattr(teacher_check_hook, '_evaluate', lambda *a: (9, {name: share}))
     with attached(caplog.handler, runner.logger):
         TeacherCheckHook(tolerance=5).before_train(runner)
+    assert f'on 9 validation images: {name} {share}' in caplog.text
     warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warned) == (warning is not None)
     assert not warning or warned[0].startswith(f'the teacher {warning}')

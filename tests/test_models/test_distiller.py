@@ -480,6 +480,16 @@ def test_init_weights_are_the_plain_students(
     assert model.teacher.is_loaded
 
 
+def test_building_leaves_the_seed_of_gpus_alone(distiller, monkeypatch):
+    """It waits until they are set up, where a later one would replace that of the run."""
+    seeds = []
+    for name in ('manual_seed', 'manual_seed_all'):
+        monkeypatch.setattr(torch.cuda, name, seeds.append)
+    torch.manual_seed(3)
+    distiller(load=False, seed=4)
+    assert set(seeds) == {3}
+
+
 def test_extras_follow_the_seed(distiller):
     def extras(seed, model_seed):
         model = distiller(load=False, seed=seed, model_seed=model_seed)
