@@ -491,7 +491,7 @@ def test_a_backbone_of_ours_keeps_its_import(distill_config, train, tool, make_r
     cfg.dump(tmp_path / 'own.py')
     file = train(cfg, tmp_path / 'run') / 'epoch_1.pth'
     _, output = tool('export_student.py', tmp_path / 'own.py', file, tmp_path / 'out')
-    assert 'the exported model needs this package, mmkd_fm, for mmkd_fm.CIFARResNet\n' in output
+    assert 'the exported config needs this package, mmkd_fm, for mmkd_fm.CIFARResNet\n' in output
     exported = Config.fromfile(tmp_path / 'out' / 'own.py')
     assert exported.val_evaluator == [dict(type='Accuracy')] and exported.test_evaluator == []
     weights = tmp_path / 'out' / 'student.pth'
