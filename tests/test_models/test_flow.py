@@ -88,6 +88,7 @@ def test_a_warm_up_without_a_second_epoch_is_refused(tmp_path, loop, warmup_epoc
         train_cfg=LOOPS[loop],
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         experiment_name=f'{loop} {warmup_epochs}',
+        default_scope='mmdet',  # stays the default of the tests to come
     )
     if warmup_epochs and loop != 'two epochs':
         with pytest.raises(ValueError, match=r'warmup_epochs=1 .* set warmup_epochs=0'):
