@@ -34,8 +34,8 @@ def main() -> None:
     arguments = _parse()
     folder = Path(arguments.out_dir)
     config, checkpoint = folder / Path(arguments.config).name, folder / 'student.pth'
-    keep(config, arguments.config)
-    keep(checkpoint, arguments.checkpoint)
+    refuse_overwriting(config, arguments.config)
+    refuse_overwriting(checkpoint, arguments.checkpoint)
     if not Path(arguments.checkpoint).is_file() and '://' not in arguments.checkpoint:
         raise SystemExit(f'error: there is no checkpoint {arguments.checkpoint!r}')
     if arguments.nfe < 0:
@@ -85,7 +85,7 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def keep(written: Path, read: str) -> None:
+def refuse_overwriting(written: Path, read: str) -> None:
     """Refuse to write over what is read: the training could not be resumed then.
 
     Raises:
@@ -177,7 +177,7 @@ def strip(cfg: dict) -> None:
     """
     from mmengine.runner import Runner
 
-    kept = inspect.signature(Runner).parameters
+    of_runner = inspect.signature(Runner).parameters
     cfg.pop('work_dir', None)
     for name in [n for n in cfg if n != 'model' and is_own(cfg[n])]:
         part = without_in_memory(cfg.pop(name))
@@ -188,7 +188,7 @@ def strip(cfg: dict) -> None:
             cfg[name] = {key: hook for key, hook in part.items() if not is_own(hook)}
         elif name in SHARED:
             cfg[name] = [item for item in _as_list(part) if not is_own(item)]
-        elif name in kept or not is_own(part):
+        elif name in of_runner or not is_own(part):
             cfg[name] = part
 
 

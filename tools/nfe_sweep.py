@@ -55,7 +55,8 @@ def main() -> None:
     arguments = _parse()
     cfg = Config.fromfile(arguments.config)
     cfg.merge_from_dict(arguments.cfg_options)
-    folder = Path(arguments.work_dir or Path('work_dirs') / Path(arguments.config).stem)
+    default = Path('work_dirs') / Path(arguments.config).stem
+    folder = Path(arguments.work_dir or cfg.get('work_dir') or default)
     cfg.work_dir = str(folder)
     cfg.load_from = arguments.checkpoint
     cfg.launcher = arguments.launcher
@@ -91,7 +92,9 @@ def _parse() -> argparse.Namespace:
         choices=sorted(SOLVERS),
         help='midpoint and heun evaluate the network twice a step (default: that of the config)',
     )
-    parser.add_argument('--work-dir', help='where results go (default: work_dirs/CONFIG)')
+    parser.add_argument(
+        '--work-dir', help="where results go (default: the config's, else work_dirs/CONFIG)"
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     arguments = parser.parse_args()

@@ -186,10 +186,11 @@ def resolve(
             f"{student} is a distillation's config already: run it without --teacher and "
             f"--distill, or give the plain student's"
         )
-    methods, hooks = _methods(cfg, read_config(teacher))
+    of_teacher = read_config(teacher)
+    methods, hooks = _methods(cfg, of_teacher)
     chosen = _choose(names or DEFAULTS.get(cfg.get('default_scope'), ['fmkt']), methods)
     cfg.default_hooks = ConfigDict(cfg.get('default_hooks') or {}, **hooks)
-    teacher_cfg = _teacher(teacher, checkpoint, cfg)
+    teacher_cfg = _teacher(teacher, of_teacher, checkpoint, cfg)
     cfg.model = ConfigDict(
         type='mmkd_fm.Distiller',
         student=cfg.model,
@@ -269,12 +270,11 @@ def _choose(names: Sequence[str], methods: dict) -> list[str]:
     return chosen
 
 
-def _teacher(config: str, checkpoint: Optional[str], student: 'Config') -> dict:
+def _teacher(config: str, cfg: 'Config', checkpoint: Optional[str], student: 'Config') -> dict:
     """Arguments of the FrozenTeacher; what the teacher's config imports, the student's does too."""
     from mmengine.config import ConfigDict
     from mmengine.hub import get_config
 
-    cfg = read_config(config)
     imports = cfg.get('custom_imports')
     if imports:
         own = student.get('custom_imports') or dict(imports=[])

@@ -444,6 +444,7 @@ def test_logs_of_an_interrupted_training(tmp_path):
 
 def test_a_work_dir_of_other_options_or_machines_is_refused(folder):
     from experiments_record import check_legs, note_start
+    from experiments_run import _environment
     from experiments_table import read_table
 
     row, work = read_table(folder).rows['pkd'], folder / 'work/pkd_seed0'
@@ -453,6 +454,12 @@ def test_a_work_dir_of_other_options_or_machines_is_refused(folder):
         '0123456789ab',
         'another',
     ]
+    legs = [
+        dict(leg, environment=dict(leg['environment'], dirty=i > 0))
+        for i, leg in enumerate(check_legs(work, row, 0))
+    ]
+    noted = dict(commit='0123456789ab, another', dirty=True)  # all code that it was run with
+    assert _environment(legs) == dict(MACHINE, **noted)
     with pytest.raises(ValueError, match='begun with torch 2.1.2, this is 2.2.0'):
         note_start(work, row, 0, dict(MACHINE, torch='2.2.0'))
     with pytest.raises(ValueError, match='with other seed'):
