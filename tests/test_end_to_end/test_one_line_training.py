@@ -111,7 +111,7 @@ def test_a_wrong_method_ends_in_one_line(project, teacher_files, tools):
         check=False,
     )
     assert status == 1 and 'Traceback' not in output
-    assert "error: --distill: unknown method 'fmtk'; valid names for this student: fmkt" in output
+    assert "error: --distill: unknown method 'fmtk'; valid names for this pair: fmkt" in output
 
 
 # A classifier
