@@ -105,4 +105,7 @@ rows = dict(
     weight_16=fmkt('weights of 16', loss_weight=16.0, theta_weight=16.0),
     velocity=fmkt('velocity matching (MSE), serial', **velocity),
     forced=fmkt('velocity matching (MSE), teacher forcing', teacher_forcing=True, **velocity),
+    # where it helps; the maps have strides 8, 16, 32 and 64
+    fine=fmkt('the two finest levels alone', levels=[0, 1]),
+    coarse=fmkt('the two coarsest levels alone', levels=[2, 3]),
 )
