@@ -1,6 +1,8 @@
 """OFM-KT on CIFAR-10: ResNet-8 with a flow of 4 steps before its head teaches itself, 2 epochs.
 
-python tools/train.py configs/cifar10/ofmkt_resnet8_cifar10.py
+Measured by us, without a gain: docs/results/cifar10-pairs.md.
+
+    python tools/train.py configs/cifar10/ofmkt_resnet8_cifar10.py
 """
 
 _base_ = ['./resnet8_cifar10.py', '../_base_/distill_runtime.py']

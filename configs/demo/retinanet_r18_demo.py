@@ -30,6 +30,7 @@ model = dict(
     ),
 )
 max_epochs = 18
+auto_scale_lr = dict(base_batch_size=4)  # that of the demo's data
 train_cfg = dict(max_epochs=max_epochs, val_interval=3)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

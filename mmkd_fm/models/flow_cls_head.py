@@ -50,7 +50,8 @@ class FlowClsHead(BaseModule):
 
     Args:
         head: Config of the head. Its `loss` and `predict` must be those of mmpretrain's `ClsHead`.
-        flow: Arguments of `Flow`; here 8 steps and `MLPTimeEmbedding` unless given.
+        flow: Arguments of `Flow`; here `ConvMetaEncoder`, `MLPTimeEmbedding` and 8 steps unless
+            given.
         nfe: Number of steps at inference, 0 or more; with 0 it is the plain head.
         solver: Solver at inference: 'euler', or 'midpoint' and 'heun', which evaluate the network
             twice a step.

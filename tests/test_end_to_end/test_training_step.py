@@ -106,6 +106,7 @@ def test_bfloat16_autocast(kind, losses, distill_config, make_runner, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='AmpOptimWrapper needs an accelerator')
 def test_amp(distill_config, train, tmp_path, tools):
     train(

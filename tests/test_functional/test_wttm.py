@@ -67,34 +67,6 @@ def test_wttm_weighs_each_sample_by_its_power_sum(logits):
     )
 
 
-@pytest.mark.parametrize('gamma', [0.1, 0.5, 0.9])
-def test_power_sum_lies_between_one_hot_and_uniform(gamma, logits):
-    values = power_sum(logits[1], gamma)
-    assert (values > 1).all()
-    assert (values < 5 ** (1 - gamma)).all()
-    uniform, one_hot = torch.zeros(1, 5).double(), torch.tensor([[1e5, 0, 0, 0, 0]]).double()
-    assert power_sum(uniform, gamma).item() == pytest.approx(5 ** (1 - gamma), rel=1e-12)
-    assert power_sum(one_hot, gamma).item() == 1
-    assert power_sum(logits[1], 1.0).tolist() == pytest.approx([1] * 6, rel=1e-12)
-
-
-def test_gradient_is_u_times_q_minus_p_hat(logits):
-    student, teacher = logits[0].requires_grad_(), logits[1]
-    (grad,) = torch.autograd.grad(wttm_loss(student, teacher, 0.4), student)
-    p_gamma = teacher.softmax(1) ** 0.4
-    u = p_gamma.sum(1, keepdim=True)
-    expected = u * (student.softmax(1) - p_gamma / u) / 6
-    torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-15)
-
-
-def test_bernoulli_gradient_is_u_times_q_minus_p_hat(logits):
-    student, teacher = logits[0].requires_grad_(), logits[1]
-    (grad,) = torch.autograd.grad(FORMS[1](student, teacher, 0.4), student)
-    p, not_p = teacher.sigmoid() ** 0.4, (1 - teacher.sigmoid()) ** 0.4
-    expected = (p + not_p) * (student.sigmoid() - p / (p + not_p))
-    torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-15)
-
-
 def test_bernoulli_is_a_softmax_of_two_classes(logits):
     student, teacher = (torch.stack([z, torch.zeros_like(z)], dim=-1) for z in logits)
     log_q, log_p_hat = student.log_softmax(-1), (0.4 * teacher).log_softmax(-1)
@@ -109,12 +81,6 @@ def test_background_softmax_appends_a_zero_logit(logits):
     values = wttm_loss(*logits, 0.4, 'background_softmax', reduction='none')
     assert values.shape == (6,)
     assert values.mean().item() == pytest.approx(wttm_loss(student, teacher, 0.4).item(), rel=1e-12)
-
-
-@forms
-def test_gradients_agree_with_finite_differences(form, logits):
-    student = logits[0].requires_grad_()
-    assert torch.autograd.gradcheck(lambda s: form(s, logits[1], 0.3), student)
 
 
 @forms

@@ -44,7 +44,8 @@ class FMKTLogitLoss(nn.Module):
 
     Args:
         flow: Arguments of `Flow` (meta_encoder, time_embedding, schedule, num_steps, seed,
-            warmup_epochs, checkpoint), here 8 steps and `MLPTimeEmbedding` unless given; or 'head'.
+            warmup_epochs, checkpoint), here `ConvMetaEncoder`, `MLPTimeEmbedding` and 8 steps
+            unless given; or 'head'.
         metric: Config of the metric: any registered loss of (student, teacher) logits.
         label_weight: Weight of the cross-entropy with the labels in each step; with 0 no labels
             are needed.

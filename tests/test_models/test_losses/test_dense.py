@@ -105,6 +105,17 @@ def test_normalisers(loss, outputs):
     torch.testing.assert_close(values['images'] * 2, total, rtol=1e-12, atol=0)
 
 
+def test_a_teacher_that_sees_nothing_does_not_divide_by_nothing(outputs):
+    student, teacher = outputs
+    blind = [x - 30 for x in teacher]
+    assert 0 < rows(blind).sigmoid().amax(dim=1).sum() < 1e-3
+    by_weight, by_image = (
+        connected(WTTMLoss, normaliser=name)(student, blind)['loss']
+        for name in ('weight', 'images')
+    )
+    torch.testing.assert_close(by_weight, 2 * by_image, rtol=1e-12, atol=0)  # the sum itself
+
+
 @losses
 @pytest.mark.parametrize('weighting', ['confidence', 'foreground', 'none'])
 def test_ignored_locations_may_be_anything(loss, weighting, outputs):
