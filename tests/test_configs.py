@@ -3,6 +3,7 @@
 import ast
 import copy
 import re
+import textwrap
 from functools import cache
 from pathlib import Path
 
@@ -505,3 +506,19 @@ def test_methods_of_the_transformer_take_mixed_labels(method, tmp_path):
     assert model.data_preprocessor.batch_augments is not None
     assert losses[f'loss_{method}'] > 0
     assert_student_learns(model)
+
+
+def test_the_readmes_example_is_the_shipped_pair(tmp_path):
+    (tmp_path / '_base_').symlink_to(ROOT / '_base_')
+    file = tmp_path / 'mine' / 'mine.py'
+    file.parent.mkdir()
+    text = (ROOT.parent / 'README.md').read_text(encoding='utf-8')
+    (block,) = (b for b in re.findall(r'```python\n(.*?)```', text, re.DOTALL) if '_base_ =' in b)
+    file.write_text(textwrap.dedent(block))
+    ours, shipped = (
+        Config.fromfile(f)
+        for f in (file, ROOT / 'retinanet/fmkt-wttm_retinanet_r101_retinanet_r50_2x_coco.py')
+    )
+    chosen = {name: shipped.model.losses[name] for name in shipped.model.pop('terms')}
+    assert ours.model == dict(shipped.model, losses=chosen)
+    assert ours.default_hooks == shipped.default_hooks
