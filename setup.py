@@ -91,7 +91,7 @@ setup(
         'setuptools<81',  # mmengine reads `mmdet::` config names through pkg_resources
     ],
     extras_require={
-        'imagenet': ['mmpretrain>=1.2', 'torchvision'],
+        'imagenet': ['mmpretrain>=1.2'],  # and torchvision, left out for the same reason
         'dev': ['pytest>=7.4', 'ruff==0.17.5', 'scikit-learn'],  # the last for mmdet's PAA
     },
     cmdclass={'build_py': BuildWithMim},

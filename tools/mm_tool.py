@@ -20,7 +20,8 @@ PACKAGES = {
     'mmdet': ('mmdet', 'pip install "mmdet>=3.3,<4"'),
     'mmpretrain': (
         'mmpretrain torchvision',
-        'pip install "mmpretrain>=1.2" torchvision, or: pip install "mmkd_fm[imagenet]"',
+        'pip install "mmpretrain>=1.2", or: pip install ".[imagenet]"; then tools/doctor.py '
+        'names the torchvision for your torch: pip install --no-deps torchvision==... pillow',
     ),
 }
 """Package whose tools are run -> modules that it needs, and how to get them."""
