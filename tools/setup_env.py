@@ -21,6 +21,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,21 +164,27 @@ def make_venv(venv: Path, version: tuple[int, int]) -> Path:
     """Creates the venv where there is none; never deletes one that was there before."""
     python = venv / 'bin' / 'python'
     if not venv.exists():
-        result = subprocess.run(
-            [sys.executable, '-m', 'venv', str(venv)], capture_output=True, text=True
-        )
-        if result.returncode != 0:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                run_step([sys.executable, '-m', 'venv', str(venv)], Path(folder, 'log'))
+        except BaseException as error:  # an interrupt too: the next run would refuse half a venv
             shutil.rmtree(venv, ignore_errors=True)
+            if not isinstance(error, SetupError):
+                raise
+            output = str(error).rpartition('\n')[0]  # without the place of the log, which is gone
             raise SetupError(
-                f'{sys.executable} cannot make a virtual environment:\n'
-                f'{(result.stdout + result.stderr)[-600:]}\n'
+                f'{sys.executable} cannot make a virtual environment, {output}\n'
                 f'  Install its venv module: apt install python{dotted(version)}-venv'
-            )
-    answer = ask(python, 'import pip, sys; print(*sys.version_info[:2], sep=".")')
-    if answer.stdout.strip() != dotted(version):
-        got = answer.stdout.strip() or 'one that does not start or has no pip'
+            ) from None
+    try:
+        answer = ask(python, 'import pip, sys; print(*sys.version_info[:2], sep=".")')
+        got = answer.stdout.strip()
+    except OSError:  # there is no bin/python, or it points nowhere
+        got = ''
+    if got != dotted(version):
         raise SetupError(
-            f'{venv} should hold Python {dotted(version)} with pip, it holds {got}.\n'
+            f'{venv} should hold Python {dotted(version)} with pip, '
+            f'it holds {got or "none that starts and has pip"}.\n'
             f'  Remove it and run this again: rm -r {venv}'
         )
     return python

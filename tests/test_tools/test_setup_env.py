@@ -154,6 +154,46 @@ def test_a_venv_of_another_python_is_left_alone(venv):
     assert (venv / 'bin' / 'python').exists()
 
 
+@pytest.mark.parametrize('python', [None, 'nowhere'])
+def test_a_folder_without_a_python_is_refused_with_the_remedy(tmp_path, python):
+    venv = tmp_path / 'venv'
+    (venv / 'bin').mkdir(parents=True)
+    if python:
+        (venv / 'bin' / 'python').symlink_to(tmp_path / python)
+    result = run_script('--venv', str(venv))
+    assert result.returncode == 1 and 'Traceback' not in result.stderr
+    assert (
+        f'it holds none that starts and has pip.\n  Remove it and run this again: rm -r {venv}'
+        in (result.stderr)
+    )
+    assert venv.exists()
+
+
+def test_a_venv_that_can_not_be_made_says_why(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(
+        SetupError, match=r'(?s)cannot make a virtual.*Not a directory.*apt install'
+    ):
+        setup_env.make_venv(tmp_path / 'file' / 'venv', sys.version_info[:2])
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_no_half_made_venv(tmp_path, number):
+    venv = tmp_path / 'venv'
+    script = str(ROOT / 'tools' / 'setup_env.py')
+    process = subprocess.Popen(
+        [sys.executable, script, '--venv', str(venv)], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 30
+    while not (venv / 'bin').exists():  # pip follows, which takes seconds
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert 'interrupted' in process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert list(tmp_path.iterdir()) == []
+
+
 # ------------------------------------------------------------------ mmcv
 
 
