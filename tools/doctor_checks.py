@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from setup_env import NEWEST_PYTHON, OLDEST_PYTHON, Plan, default_torch, dotted, torchvision_for
-from setup_mmcv import MMCV
+from setup_mmcv import CV2_REMEDY, MMCV
 
 PIP = f'{sys.executable} -m pip'
 BUILD_MMCV = (
@@ -298,7 +298,7 @@ CHECKS = (
     version_window('mmdet'),
     installed('opencv', "'opencv-python<4.12'   (with numpy 2: opencv-python)"),
     installed('pycocotools', 'pycocotools'),
-    imports('cv2', 'broken', 'apt install libgl1 libglib2.0-0   (or opencv-python-headless)'),
+    imports('cv2', 'broken', CV2_REMEDY),
     imports('pycocotools.mask', 'broken', f'{PIP} install --force-reinstall --no-deps pycocotools'),
     imports('mmengine', 'broken', WINDOWS['mmengine'][2]),
     mmcv_operators,

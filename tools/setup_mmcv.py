@@ -21,6 +21,7 @@ from pathlib import Path
 from setup_steps import SetupError, ask, run_step
 
 MMCV = '2.1.0'  # mmdet 3.3.0 refuses 2.2.0 and later
+CV2_REMEDY = 'apt install libgl1 libglib2.0-0   (or opencv-python-headless)'
 
 DESCRIBE_BUILD = """
 import json, os, sys, sysconfig, torch
@@ -170,22 +171,21 @@ def build_wheel(python: Path, build: Build, log: Path) -> Path:
         return wheel.replace(folder / wheel.name)
 
 
-def sources(python: Path, build: Build, log: Path) -> Iterator[tuple[str, list[str]]]:
-    """The sources of mmcv, best first: a name and what to hand to pip.
+def sources(python: Path, build: Build, log: Path) -> Iterator[tuple[str, list[str], Path | None]]:
+    """The sources of mmcv, best first: a name, what to hand to pip, what to remove if it is broken.
 
     The next one is asked for only where the one before did not work.
     """
     for wheel in sorted(wheel_folder(build.key).glob('mmcv-*.whl')):
-        yield f'kept wheel {wheel}', [str(wheel)]
-        print('    it does not work here and is removed')
-        wheel.unlink()
+        yield f'kept wheel {wheel}', [str(wheel)], wheel
+        print(f'    it {"can not be installed" if wheel.exists() else "is broken: removed"}')
     if version_tuple(build.torch) < (2, 2):  # for newer torch there is none below mmcv 2.2.0
         index = build.prebuilt_index
         quick = ['--timeout', '10', '--retries', '0', '--only-binary', 'mmcv']
-        yield f"OpenMMLab's wheel from {index}", [*quick, '-f', index, f'mmcv=={MMCV}']
+        yield f"OpenMMLab's wheel from {index}", [*quick, '-f', index, f'mmcv=={MMCV}'], None
         print('    not to be had here')
     wheel = build_wheel(python, build, log)
-    yield f'built and kept: {wheel}', [str(wheel)]
+    yield f'built and kept: {wheel}', [str(wheel)], None
 
 
 def install_mmcv(python: Path, log: Path) -> None:
@@ -201,8 +201,12 @@ def install_mmcv(python: Path, log: Path) -> None:
     if answer.returncode != 0:
         raise SetupError(f'torch is installed but does not import:\n{answer.stderr[-800:]}')
     build = Build(**json.loads(answer.stdout))
+    answer = ask(python, 'import cv2')  # mmcv imports it: without it, every mmcv would look broken
+    if answer.returncode != 0:
+        error = answer.stderr[-800:].rstrip()
+        raise SetupError(f'mmcv needs opencv, which does not import:\n{error}\n  {CV2_REMEDY}')
     pip = [str(python), '-m', 'pip', 'install', '--force-reinstall', '--no-deps', '--no-cache-dir']
-    for name, what in sources(python, build, log):
+    for name, what, broken in sources(python, build, log):
         print(f'    {name}', flush=True)
         try:
             run_step([*pip, *what], log)
@@ -210,5 +214,7 @@ def install_mmcv(python: Path, log: Path) -> None:
             continue
         if ask(python, OPS_WORK).returncode == 0:
             return
+        if broken:
+            broken.unlink()
     error = ask(python, OPS_WORK).stderr[-800:]
     raise SetupError(f'mmcv was built but does not work:\n{error}\n  The whole log: {log}')

@@ -241,7 +241,7 @@ def answers(monkeypatch, works):
         answer = subprocess.CompletedProcess([], 0, stdout='', stderr='')
         if code == setup_mmcv.DESCRIBE_BUILD:
             answer.stdout = json.dumps(vars(build()))
-        elif not works():
+        elif code == setup_mmcv.OPS_WORK and not works():
             answer.returncode = 1
         return answer
 
@@ -277,6 +277,36 @@ def test_a_broken_kept_wheel_is_removed_then_prebuilt_then_built(commands, monke
     assert last[-1] == str(fresh) and fresh.exists()
     # pip's cache of built wheels does not know torch
     assert all('--no-cache-dir' in command for command, _ in commands)
+
+
+def test_a_kept_wheel_stays_where_pip_could_not_install_it(commands, monkeypatch, tmp_path):
+    kept = setup_mmcv.wheel_folder(build().key) / 'mmcv-2.1.0-kept.whl'
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    record = setup_mmcv.run_step
+
+    def no_space(command, *args):
+        if command[-1] == str(kept):
+            raise SetupError('no space left on device')
+        record(command, *args)
+
+    monkeypatch.setattr(setup_mmcv, 'run_step', no_space)
+    answers(monkeypatch, works=lambda: len(commands) == 1)
+    setup_mmcv.install_mmcv(Path('python'), tmp_path / 'log')
+    assert build().prebuilt_index in commands[0][0]
+    assert kept.exists()
+
+
+def test_an_opencv_that_does_not_import_is_named_before_anything_is_tried(
+    commands, venv, monkeypatch
+):
+    (venv / 'cv2.py').write_text('raise ImportError("libGL.so.1: cannot open shared object file")')
+    monkeypatch.setenv('PYTHONPATH', str(venv), prepend=os.pathsep)
+    with pytest.raises(
+        SetupError, match=r'(?s)opencv.*ImportError: libGL\.so\.1.*apt install libgl1'
+    ):
+        setup_mmcv.install_mmcv(venv / 'bin' / 'python', venv / 'log')
+    assert commands == []
 
 
 def test_an_mmcv_that_works_is_left_alone(commands, monkeypatch, tmp_path):
