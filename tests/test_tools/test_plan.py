@@ -5,6 +5,7 @@ import torch
 from mmdet.models.dense_heads import RetinaHead
 from mmdet.models.necks import FPN
 from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
 from mmengine.registry import MODELS
 from rich.console import Console
 
@@ -226,6 +227,23 @@ def test_a_sound_config_passes(config, source_weight):
     model = build_distiller(cfg)
     student, extras = (len(list(m.parameters())) for m in (model.student, model.distill_losses))
     assert found['gradients'].message == f'{student} of the student, {extras} extras'
+
+
+def test_masks_are_for_students_that_are_trained_with_them(config):
+    """RTMDet's assigner takes masks, where there are any, for tensors."""
+    cfg = config()
+    student = get_config('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py').model
+    student.backbone.update(deepen_factor=0.167, widen_factor=0.125)
+    student.neck.update(in_channels=[32, 64, 128], out_channels=16, num_csp_blocks=1)
+    student.bbox_head.update(in_channels=16, feat_channels=16)
+    cfg.model.student = student
+    cfg.model.losses = dict(pkd=dict(type='mmkd_fm.PKDLoss', tap='neck', levels=[0]))
+    found = outcomes(cfg)
+    assert found['finite losses'].passed, found['finite losses']
+    for head in (dict(bbox_head=dict(loss_mask={})), dict(roi_head=dict(mask_head={}))):
+        cfg.model.student = head
+        sample = Conformance(cfg, SIZE)._batch()['data_samples'][0]
+        assert len(sample.gt_instances.masks) == len(sample.gt_instances), head
 
 
 BROKEN = {
