@@ -1,6 +1,7 @@
 """The Distiller: an unedited student with a frozen teacher beside it."""
 
 import copy
+import difflib
 import inspect
 from collections.abc import Sequence
 from typing import Any, Optional, Union
@@ -53,7 +54,7 @@ class Distiller(BaseModel):
 
     Raises:
         ValueError: If a tap names no module, pyramids don't fit, a name is unknown or taken, there
-            is no loss, or one of weight 0 has a source term.
+            is no loss, one has no type, or one of weight 0 has a source term.
 
     Example:
         >>> model = dict(
@@ -293,7 +294,22 @@ class Distiller(BaseModel):
 
 
 def _choose(losses: dict[str, dict], terms: Optional[Sequence[str]]) -> dict[str, dict]:
-    """The losses named by ``terms``, in their order."""
+    """The losses named by ``terms``, in their order.
+
+    Raises:
+        ValueError: If a name is unknown, there is none, or a loss has no type, used or not: an
+            option with a misspelt name makes such a loss.
+    """
+    for name, cfg in losses.items():
+        if isinstance(cfg, dict) and 'type' not in cfg:
+            others = [other for other in losses if other != name]
+            near = difflib.get_close_matches(name, others, n=1)
+            raise ValueError(
+                f"losses.{name} needs a type, such as type='mmkd_fm.PKDLoss', but has: "
+                f'{", ".join(cfg) or "nothing"}. Is the name misspelt'
+                + (f'; did you mean {near[0]!r}?' if near else '?')
+                + f' The other losses are: {", ".join(others) or "none"}'
+            )
     terms = list(losses) if terms is None else [terms] if isinstance(terms, str) else list(terms)
     unknown = [name for name in terms if name not in losses]
     if unknown:

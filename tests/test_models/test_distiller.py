@@ -642,3 +642,15 @@ def test_terms_choose_among_the_losses(distiller, terms):
 def test_unknown_terms_list_the_valid_ones(distiller, terms, message):
     with pytest.raises(ValueError, match=message):
         distiller(terms=terms)
+
+
+@pytest.mark.parametrize('terms', [None, ['fmkt']])
+def test_a_misspelt_name_in_an_option_is_told(distiller, distill_losses, terms):
+    message = (
+        r'losses\.fmtk needs a type.*but has: loss_weight\. Is the name misspelt; did you mean '
+        r"'fmkt'\? The other losses are: fmkt, wttm, pkd"
+    )
+    with pytest.raises(ValueError, match=message):
+        distiller(losses={**distill_losses, 'fmtk': dict(loss_weight=2)}, terms=terms)
+    with pytest.raises(ValueError, match=r'misspelt\? The other losses are: none'):
+        distiller(losses=dict(x=dict(tap='neck')))
