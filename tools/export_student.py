@@ -86,13 +86,28 @@ def _parse() -> argparse.Namespace:
 
 
 def refuse_overwriting(written: Path, read: str) -> None:
-    """Refuse to write over what is read: the training could not be resumed then.
+    """Refuse to write over what is read, or over a distillation's config, as a work dir has one.
+
+    The training could not be resumed then.
 
     Raises:
-        SystemExit: If both are one file.
+        SystemExit: If both are one file, or there is such a config.
     """
-    if written.resolve() == Path(read).resolve():
+    if written.resolve() == Path(read).resolve() or is_distillation(written):
         raise SystemExit(f'error: {written} would be overwritten; choose another OUT_DIR')
+
+
+def is_distillation(path: Path) -> bool:
+    """Whether there is a config of a distillation; one that can't be read is none."""
+    from mmengine.config import Config
+
+    if path.suffix != '.py' or not path.is_file():
+        return False
+    try:
+        cfg = Config.fromfile(path, import_custom_modules=False)
+    except Exception:  # any that a config's own code raises
+        return False
+    return 'student' in (cfg.get('model') or {})
 
 
 def flows(model: dict) -> list[str]:

@@ -76,6 +76,21 @@ def test_what_is_read_is_not_overwritten(monkeypatch, tmp_path):
     assert config.read_text() == text
 
 
+def test_the_config_in_a_work_dir_is_not_overwritten(monkeypatch, tmp_path):
+    """The Runner keeps the whole config there, under the name of the file that was run."""
+    kept = tmp_path / DISTILLED.name
+    Config.fromfile(DISTILLED).dump(kept)
+    text = kept.read_text()
+    torch.save(dict(state_dict={}), tmp_path / 'epoch_1.pth')
+    with pytest.raises(SystemExit, match=rf'{DISTILLED.name} would be overwritten; .* OUT_DIR'):
+        run(monkeypatch, DISTILLED, tmp_path / 'epoch_1.pth', tmp_path)
+    assert kept.read_text() == text
+    for other in ("model = dict(type='GFL')", 'a = 1', 'a = ('):  # exported before, or no config
+        kept.write_text(other)
+        with pytest.raises(SystemExit, match='does not fit the student'):
+            run(monkeypatch, DISTILLED, tmp_path / 'epoch_1.pth', tmp_path)
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
