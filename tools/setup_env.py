@@ -190,8 +190,20 @@ def make_venv(venv: Path, version: tuple[int, int]) -> Path:
     return python
 
 
+def misfit(output: str) -> str:
+    """The line in which pip says that no such version can be had, or nothing."""
+    if 'connection broken' in output:  # pip then says the same of all packages
+        return ''
+    said = re.search('ERROR: (No matching distribution|ResolutionImpossible).*', output)
+    return said.group() if said else ''
+
+
 def install_torchvision(plan: Plan, pip: list[str], log: Path) -> tuple[str, ...]:
-    """Installs torchvision if it fits the torch at hand; returns what may stand on top of it."""
+    """Installs torchvision if it fits the torch at hand; returns what may stand on top of it.
+
+    Raises:
+        SetupError: pip failed for another reason, such as the network: it may work the next time.
+    """
     python = Path(pip[0])
     works = (
         'import torch, torchvision\n'
@@ -199,13 +211,16 @@ def install_torchvision(plan: Plan, pip: list[str], log: Path) -> tuple[str, ...
     )
     try:
         run_step([*pip, plan.torchvision], log)
+    except SetupError as error:
+        reason = misfit(str(error))
+        if not reason:
+            raise
+    else:
         answer = ask(python, works)
         if answer.returncode == 0:
             return (MMPRETRAIN,)
-        reason = answer.stderr.strip().splitlines()[-1]
+        reason = (answer.stderr.strip() or f'exit code {answer.returncode}').splitlines()[-1]
         run_step([str(python), '-m', 'pip', 'uninstall', '-y', 'torchvision'], log)
-    except SetupError as error:
-        reason = str(error).splitlines()[-2].strip(' |')
     print(f'    skipped, it does not fit this torch: {reason}')
     print(f'    So {MMPRETRAIN} is left out too. Detection needs neither.', flush=True)
     return ()

@@ -185,13 +185,53 @@ def test_an_interrupt_leaves_no_half_made_venv(tmp_path, number):
         [sys.executable, script, '--venv', str(venv)], stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 30
-    while not (venv / 'bin').exists():  # pip follows, which takes seconds
+    while not (venv / 'bin' / 'python').exists():  # pip follows, which takes seconds
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
     assert 'interrupted' in process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------ torchvision
+
+
+@pytest.fixture
+def torchvision(monkeypatch, tmp_path):
+    """Asks the real pip for a torchvision that does not exist: `torchvision(*options of pip)`."""
+    for name in [name for name in os.environ if name.startswith('PIP_')]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv('PIP_CONFIG_FILE', os.devnull)
+
+    def install(*options):
+        pip = [sys.executable, '-m', 'pip', 'install', '--dry-run', *options]
+        return setup_env.install_torchvision(Plan('2.99.0', (3, 11)), pip, tmp_path / 'log')
+
+    return install
+
+
+def test_a_torchvision_that_does_not_exist_is_left_out(torchvision, capsys):
+    assert torchvision('--no-index') == ()
+    assert 'skipped, it does not fit this torch: ERROR: No matching' in capsys.readouterr().out
+
+
+def test_a_torchvision_that_conflicts_is_left_out(torchvision, tmp_path, capsys):
+    (tmp_path / 'constraints').write_text('torchvision<0.1')
+    assert torchvision('--no-index', '-c', str(tmp_path / 'constraints')) == ()
+    assert 'skipped, it does not fit this torch: ERROR: Resolution' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (('--index-url', 'http://127.0.0.1:9/simple', '--retries', '1'), 'connection broken'),
+        (('-c', '/nowhere/constraints'), 'No such file'),
+    ],
+)
+def test_another_failure_of_pip_is_not_taken_for_a_misfit(torchvision, options, message):
+    with pytest.raises(SetupError, match=f'(?s){message}.*The whole log'):
+        torchvision(*options)
 
 
 # ------------------------------------------------------------------ mmcv
