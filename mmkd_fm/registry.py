@@ -1,5 +1,9 @@
 """Registries of this package: `type='mmkd_fm.X'` in a config imports what it needs by itself."""
 
+import difflib
+import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -33,7 +37,7 @@ def build_part(cfg: dict, kind: str, **arguments: Any) -> Any:
         **arguments: Further constructor arguments.
 
     Raises:
-        ValueError: If the type is unknown; the message lists the valid names.
+        ValueError: If the type is unknown or lacks an option; the message lists the valid names.
     """
     name = cfg['type']
     if isinstance(name, str):
@@ -46,4 +50,53 @@ def build_part(cfg: dict, kind: str, **arguments: Any) -> Any:
                 f'{", ".join(f"mmkd_fm.{n}" for n in valid)}, or any module of yours registered in '
                 f'mmengine.registry.MODELS'
             )
+    made = MODELS.get(name) if isinstance(name, str) else name
+    check_options(made, [key for key in cfg if key not in ('type', '_scope_')], arguments)
     return MODELS.build(dict(cfg, type=name, **arguments))
+
+
+class UnknownOption(ValueError):
+    """An option that a class does not have; `placed` says where in the config it stands."""
+
+
+@contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Name the part of the config that is built inside when an option is unknown."""
+    try:
+        yield
+    except UnknownOption as error:
+        raise ValueError(f'{place}: {error}') from error
+
+
+def check_options(made: Any, options: Iterable[str], given: Iterable[str] = ()) -> None:
+    """Refuse options that a class would answer with a TypeError.
+
+    Args:
+        made: The class; another callable, or a class of others with ``**kwargs``, takes any.
+        options: Names in its config.
+        given: Names of the arguments that no config gives.
+
+    Raises:
+        UnknownOption: If it lacks one.
+    """
+    if not inspect.isclass(made):
+        return
+    valid: list[str] = []
+    for base in made.__mro__:
+        if '__init__' not in vars(base):
+            continue
+        _, *parameters = inspect.signature(base.__init__).parameters.values()
+        valid += [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        if all(p.kind != p.VAR_KEYWORD for p in parameters):
+            break
+        if not base.__module__.startswith('mmkd_fm.'):
+            return  # ours hand them on to the next class, others may use them
+    valid = [name for name in dict.fromkeys(valid) if name not in given]
+    for name in options:
+        if name not in valid and name not in given:
+            near = difflib.get_close_matches(name, valid, n=1)
+            raise UnknownOption(
+                f'{made.__name__} has no option {name!r}'
+                + (f'; did you mean {near[0]!r}?' if near else '.')
+                + f' It has: {", ".join(valid) or "none"}'
+            )

@@ -219,3 +219,11 @@ def test_no_checkpoint(checkpoint, message):
     arguments = dict(config=dict(model=classifier(4)), checkpoint=checkpoint)
     with pytest.raises(ValueError, match=message):
         METRICS.build(dict(type='mmkd_fm.TeacherAgreement', teacher=arguments))
+
+
+def test_a_misspelt_option_of_the_teacher():
+    message = r"teacher: FrozenTeacher has no option 'input_scal'; did you mean 'input_scale'\?"
+    with pytest.raises(ValueError, match=message):
+        METRICS.build(
+            dict(type='mmkd_fm.TeacherAgreement', teacher=dict(checkpoint='http://x', input_scal=2))
+        )

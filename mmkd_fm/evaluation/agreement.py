@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmkd_fm.models.teacher import FrozenTeacher
-from mmkd_fm.registry import METRICS
+from mmkd_fm.registry import METRICS, check_options, placed
 
 Images = Union[Tensor, Sequence[Tensor]]
 
@@ -61,6 +61,8 @@ class TeacherAgreement(BaseMetric):
                 f'teacher.checkpoint is {checkpoint!r}'
                 + (', which does not exist' if checkpoint else '')
             )
+        with placed('TeacherAgreement: teacher'):
+            check_options(FrozenTeacher, teacher)
         self.teacher = FrozenTeacher(**teacher)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:

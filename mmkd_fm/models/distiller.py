@@ -19,7 +19,7 @@ from mmkd_fm.models.probe import Measured, measure_taps, without_modules
 from mmkd_fm.models.roi import RoIStage, rescale, stages_of
 from mmkd_fm.models.taps import Records, Taps, make_taps, read, record, tap_paths, tensors
 from mmkd_fm.models.teacher import FrozenTeacher
-from mmkd_fm.registry import MODELS, build_part
+from mmkd_fm.registry import MODELS, build_part, check_options, placed
 
 EXTRAS = 'distill_losses'
 """Child that holds all that is trained besides the student; it stays out of `state_dict`."""
@@ -54,7 +54,7 @@ class Distiller(BaseModel):
 
     Raises:
         ValueError: If a tap names no module, pyramids don't fit, a name is unknown or taken, there
-            is no loss, one has no type, or one of weight 0 has a source term.
+            is no loss, one has no type, an option is unknown, or one of weight 0 has a source term.
 
     Example:
         >>> model = dict(
@@ -80,7 +80,11 @@ class Distiller(BaseModel):
             student.setdefault('data_preprocessor', data_preprocessor)
         student_model: BaseModel = MODELS.build(student)
         losses = {name: cfg for name, cfg in losses.items() if _has_weight(name, cfg)}
-        self_teacher = FrozenTeacher(**teacher) if losses and teacher is not None else None
+        self_teacher = None
+        if losses and teacher is not None:
+            with placed('teacher'):
+                check_options(FrozenTeacher, teacher)
+            self_teacher = FrozenTeacher(**teacher)
         preprocessor = student_model.data_preprocessor
         super().__init__(
             TwoViewPreprocessor(preprocessor, self_teacher) if self_teacher else preprocessor
@@ -125,7 +129,8 @@ class Distiller(BaseModel):
             teacher_tap = make_taps(cfg.pop('teacher_tap', tap), cfg.pop('teacher_index', index))
             if self.teacher is not None:
                 self.teacher_taps[name] = teacher_tap
-            losses[name] = build_part(cfg, 'Loss')
+            with placed(f'losses.{name}'):
+                losses[name] = build_part(cfg, 'Loss')
         if not losses:
             return losses
         measured = [measure_taps(self.student, self.student_taps, 'student')]
@@ -141,7 +146,8 @@ class Distiller(BaseModel):
             if stages:
                 self.roi_stages[name] = stages
             if hasattr(loss, 'connect'):
-                loss.connect(*tapped)
+                with placed(f'losses.{name}'):  # flows are built there
+                    loss.connect(*tapped)
             print_log(f'distillation {name}: {_describe(loss, tapped)}', 'current')
         return losses
 

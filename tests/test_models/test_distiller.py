@@ -1,5 +1,6 @@
 import copy
 import pickle
+import re
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -566,6 +567,33 @@ def test_no_losses(distiller, detectors, teachers):
 def test_mistakes_in_losses_are_told(distiller, losses, message):
     with pytest.raises(ValueError, match=message):
         distiller(losses=losses, load=False)
+
+
+FMKT, WTTM = (dict(type=f'mmkd_fm.{name}Loss', tap='neck') for name in ('FMKT', 'WTTM'))
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'message'),
+    [
+        (dict(FMKT, los_weight=2), r"FMKTLoss .*'los_weight'; did you mean 'loss_weight'\?"),
+        (dict(FMKT, los_weight=2), r' It has: flow, objective, .*, loss_weight, levels$'),
+        (dict(FMKT, flow=dict(num_step=4)), r"Flow .*'num_step'; did you mean 'num_steps'\?"),
+        (dict(FMKT, flow=dict(num_step=4)), r'It has: meta_encoder, .*, checkpoint$'),
+        (dict(FMKT, metric=dict(type='MSELoss', x=1)), r"MSELoss .*'x'\. It has: loss_weight, "),
+        (dict(WTTM, gama=1), r"WTTMLoss .*'gama'; did you mean 'gamma'\? It has: .*, class_map"),
+        (dict(PKD, type='CWDLoss', temp=1), r"CWDLoss .*'temp'.* It has: .*, project$"),
+    ],
+)
+def test_misspelt_options_are_told(distiller, cfg, message):
+    with pytest.raises(ValueError, match=r'^losses\.x: .*has no option') as error:
+        distiller(losses=dict(x=cfg), load=False)
+    assert re.search(message, str(error.value))
+
+
+def test_misspelt_options_of_the_teacher_are_told(distiller):
+    message = r"teacher: FrozenTeacher has no option 'input_scal'; did you mean 'input_scale'\?"
+    with pytest.raises(ValueError, match=message):
+        distiller(teacher=dict(input_scal=2), load=False)
 
 
 @pytest.mark.parametrize('tap', ['tap', 'teacher_tap'])
