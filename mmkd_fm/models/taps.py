@@ -171,12 +171,12 @@ def read(records: Records, tap: Taps, model: nn.Module) -> Any:
     calls, name = records[tap.path], type(model).__name__
     if len(calls) != 1:
         times = 'never called' if not calls else f'called {len(calls)} times'
-        parent = tap.path.rpartition('.')[0]
+        parent, _, tapped = tap.path.rpartition('.')
         module = find_module(model, parent) if parent else model
         raise RuntimeError(
             f'tap {str(tap)!r}: the module was {times} in one forward of {name}, but once is '
             f'expected; tap another module. Neighbours: '
-            f'{", ".join(n for n, _ in module.named_children())}'
+            f'{", ".join(n for n, _ in module.named_children() if n != tapped) or "none"}'
         )
     output, versions = calls[0]
     if versions != versions_of(output):

@@ -228,6 +228,10 @@ BAD = {
         ['--cfg-options', 'model.backbone.depth=34'],
         r'model.backbone.depth: the model is the Distiller.* write model.student.backbone.depth',
     ),
+    'tap': (
+        ['--cfg-options', 'model.losses.fmkt.tap=bbox_head.retina_cls'],
+        r'called 5 times in one forward',
+    ),
     'checkpoint': (['--teacher-checkpoint', 'no.pth'], r"'no.pth' does not exist; give"),
     'teacher': (['--teacher', 'no.py'], r"there is no config file 'no.py'"),
     'package': (['--teacher', 'nopkg::x.py'], "'nopkg::x.py': expected a name of mmdet or mmpretr"),

@@ -312,3 +312,6 @@ def test_the_exit_status_of_the_checks(config, tmp_path, capsys):
     assert 'FAIL' in shown and "did you mean 'neck'" in shown
     assert run(cfg, tmp_path) == 1
     assert "error: tap 'nek'" in capsys.readouterr().out
+    cfg.model.losses.fmkt.tap = 'bbox_head.retina_cls'
+    assert run(cfg, tmp_path) == 1
+    assert "error: tap 'bbox_head.retina_cls': the module was called" in capsys.readouterr().out
