@@ -131,6 +131,17 @@ def check_config(path: str) -> None:
         )
 
 
+def check_checkpoint(arguments: Sequence[str]) -> None:
+    """Stop if the second positional argument is no file, nor has the prefix of a URL or backend."""
+    parser = argument_parser()
+    parser.add_argument('checkpoint', nargs='?')
+    for option in ('--wait-time', '--interval', '--out-item'):
+        parser.add_argument(option)  # their values are no checkpoint
+    path = parser.parse_known_args(arguments)[0].checkpoint
+    if path is not None and '://' not in path and not osp.isfile(path):
+        sys.exit(f'error: there is no checkpoint {path!r}; give a file or URL of trained weights')
+
+
 def check_work_dir(path: str) -> None:
     """Stop before the models are built if nothing can be saved; makes nothing."""
     remedy = 'choose another --work-dir'

@@ -61,6 +61,10 @@ def main() -> None:
     cfg.load_from = arguments.checkpoint
     cfg.launcher = arguments.launcher
     runner = Runner.from_cfg(cfg)
+    try:
+        flowed_parts(runner.model)
+    except ValueError as error:
+        raise SystemExit(f'error: {error}') from None
     rows = []
     for nfe in arguments.nfe:
         runner.logger.info(f'NFE {nfe}, {len(rows) + 1} of {len(arguments.nfe)}')
@@ -117,14 +121,7 @@ def evaluate(runner: Runner, nfe: int, solver: Optional[str] = None) -> dict[str
     Raises:
         ValueError: If the model has no flow that runs at inference.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    flowed = [module for module in model.modules() if isinstance(module, (FlowNeck, FlowClsHead))]
-    if not flowed:
-        raise ValueError(
-            'the student has no FlowNeck, so it costs the same whatever --nfe: test it without '
-            '--nfe. A student with the flow at inference has neck=dict(type=FlowNeck, neck=...), '
-            'a classifier head=dict(type=FlowClsHead, head=...)'
-        )
+    model, flowed = flowed_parts(runner.model)
     for module in flowed:
         module.nfe = nfe
         module.solver = solver or module.solver
@@ -142,6 +139,23 @@ def evaluate(runner: Runner, nfe: int, solver: Optional[str] = None) -> dict[str
         milliseconds=1000 * latency(model, image),
         **{key: metrics.get(key, 0.0) for key in keys if key in metrics or not metrics},
     )
+
+
+def flowed_parts(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
+    """The model without what a Runner wraps it in, and its parts with a flow.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    model = model.module if is_model_wrapper(model) else model
+    flowed = [module for module in model.modules() if isinstance(module, (FlowNeck, FlowClsHead))]
+    if not flowed:
+        raise ValueError(
+            'the student has no FlowNeck, so it costs the same whatever --nfe: test it without '
+            '--nfe. A student with the flow at inference has neck=dict(type=FlowNeck, neck=...), '
+            'a classifier head=dict(type=FlowClsHead, head=...)'
+        )
+    return model, flowed
 
 
 def scores_of(metrics: dict[str, float], classifier: bool) -> Scores:

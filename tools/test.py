@@ -11,7 +11,7 @@ python tools/test.py CONFIG CHECKPOINT --nfe 0 1 2 4 8 [--solver heun] [--work-d
 
 import sys
 
-from mm_tool import explained, run
+from mm_tool import check_checkpoint, explained, run
 
 LOADERS = ('test_dataloader',)
 
@@ -22,4 +22,5 @@ if __name__ == '__main__':
 
             main()
     else:
+        check_checkpoint(sys.argv[1:])
         run('test.py', LOADERS)

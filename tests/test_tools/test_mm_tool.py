@@ -88,3 +88,11 @@ def test_folders_are_looked_at_before_anything_runs(explained, tmp_path):
         explained(f'val_dataloader = dict(dataset={dataset})')
     assert explained(f'val_dataloader = dict(dataset={dataset})', '--no-validate') is not None
     assert explained(f'test_dataloader = dict(dataset={dataset})') is not None  # not read here
+
+
+def test_a_checkpoint_that_is_missing():
+    for path in (__file__, 'https://x/y.pth', 's3://x/y.pth', 'open-mmlab://resnet50'):
+        mm_tool.check_checkpoint(['config.py', path, '--wait-time', '2', '--tta'])
+    mm_tool.check_checkpoint(['--help'])
+    with pytest.raises(SystemExit, match=r"error: there is no checkpoint 'absent.pth'; give a"):
+        mm_tool.check_checkpoint(['config.py', 'absent.pth', '--work-dir', 'x'])
