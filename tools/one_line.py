@@ -5,6 +5,7 @@ What `tools/train.py STUDENT_CONFIG --teacher TEACHER_CONFIG ...` and `tools/pla
 
 import argparse
 import copy
+import difflib
 import os
 import os.path as osp
 import sys
@@ -77,6 +78,7 @@ def with_resolved_config(arguments: Sequence[str]) -> list[str]:
         print(own.format_help())
         return list(arguments)
     asked, rest = own.parse_known_args(arguments)
+    _refuse_misspelt(rest, [f'--{name.replace("_", "-")}' for name in vars(asked)])
     if all(value is None for value in vars(asked).values()):
         return list(arguments)
     hook = {}
@@ -100,6 +102,15 @@ def with_resolved_config(arguments: Sequence[str]) -> list[str]:
     rest = replaced.parse_known_args(rest)[1]
     rest[rest.index(parsed.config)] = str(path)
     return [*rest, '--work-dir', str(path.parent)]
+
+
+def _refuse_misspelt(rest: Sequence[str], names: Sequence[str]) -> None:
+    """Stop at an option that looks like one of ours: the tool would be reached too late."""
+    for option in (argument.partition('=')[0] for argument in rest):
+        if option.startswith(('--teach', '--dist', '--check')):
+            near = difflib.get_close_matches(option, names, n=1)
+            hint = f'; did you mean {near[0]}?' if near else '.'
+            sys.exit(f'error: unrecognized option {option}{hint} Ours are: {", ".join(names)}')
 
 
 def _write(arguments: argparse.Namespace, hook: dict) -> Path:

@@ -228,6 +228,10 @@ BAD = {
         ['--cfg-options', 'model.backbone.depth=34'],
         r'model.backbone.depth: the model is the Distiller.* write model.student.backbone.depth',
     ),
+    'misspelt': (
+        ['--teacher-chekpoint=x.pth'],
+        r'unrecognized option --teacher-chekpoint; did you mean --teacher-checkpoint\?',
+    ),
     'tap': (
         ['--cfg-options', 'model.losses.fmkt.tap=bbox_head.retina_cls'],
         r'called 5 times in one forward',
@@ -237,6 +241,14 @@ BAD = {
     'package': (['--teacher', 'nopkg::x.py'], "'nopkg::x.py': expected a name of mmdet or mmpretr"),
     'zoo': (['--teacher', 'mmdet::retinanet/no.py'], r"there is no config 'mmdet::retinanet/no.py"),
 }
+
+
+def test_options_of_a_term_are_given_by_cfg_options(run):
+    options = ['model.losses.wttm.anchors=max', 'model.losses.wttm.class_map=[0,2,1]']
+    wttm = run('--distill', 'wttm', '--cfg-options', options[0])[1].model.losses.wttm
+    assert wttm.anchors == 'max'
+    wttm = run('--distill', 'wttm', '--cfg-options', options[1])[1].model.losses.wttm
+    assert wttm.class_map == [0, 2, 1]
 
 
 @pytest.mark.parametrize('case', BAD)
