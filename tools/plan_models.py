@@ -50,7 +50,7 @@ def common_levels(cfg: Config) -> dict[str, list[int]]:
     """
     terms, probes = cfg.model.losses, {}
     for name, loss in terms.items():
-        if loss.get('levels') is not None:
+        if 'type' in loss and loss.get('levels') is not None:
             taps = {key: loss[key] for key in loss if 'tap' in key or 'index' in key}
             probes[name] = dict(taps, type=LevelProbe, levels=list(loss.levels))
     losses = build_distiller(cfg, losses={**terms, **probes}).distill_losses

@@ -182,14 +182,21 @@ def test_an_interrupt_leaves_no_half_made_venv(tmp_path, number):
     venv = tmp_path / 'venv'
     script = str(ROOT / 'tools' / 'setup_env.py')
     process = subprocess.Popen(
-        [sys.executable, script, '--venv', str(venv)], stderr=subprocess.PIPE, text=True
+        [sys.executable, script, '--venv', str(venv)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that runs the tests in the background has it ignored, and so would the tool
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 30
-    while not (venv / 'bin' / 'python').exists():  # pip follows, which takes seconds
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(number)
-    assert 'interrupted' in process.communicate(timeout=60)[1]
+    try:
+        deadline = time.monotonic() + 30
+        while not (venv / 'bin' / 'python').exists():  # pip follows, which takes seconds
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert 'interrupted' in process.communicate(timeout=60)[1]
+    finally:
+        process.terminate()  # else it would go on to install everything
     assert process.returncode == 130
     assert list(tmp_path.iterdir()) == []
 
