@@ -27,13 +27,14 @@ TRANSFORMS = Registry(
 )
 
 
-def build_part(cfg: dict, kind: str, **arguments: Any) -> Any:
+def build_part(cfg: dict, kind: str, *, beside: Iterable[str] = (), **arguments: Any) -> Any:
     """Build a part of a distiller from its config.
 
     Args:
         cfg: Config with a `type`; our own types may be written without 'mmkd_fm.'.
         kind: What our types of this kind end in: 'Loss', 'Matching', 'Flow', 'MetaEncoder',
             'TimeEmbedding'.
+        beside: Options of the same part of the config that are not the module's.
         **arguments: Further constructor arguments.
 
     Raises:
@@ -51,7 +52,7 @@ def build_part(cfg: dict, kind: str, **arguments: Any) -> Any:
                 f'mmengine.registry.MODELS'
             )
     made = MODELS.get(name) if isinstance(name, str) else name
-    check_options(made, [key for key in cfg if key not in ('type', '_scope_')], arguments)
+    check_options(made, [key for key in cfg if key not in ('type', '_scope_')], arguments, beside)
     return MODELS.build(dict(cfg, type=name, **arguments))
 
 
@@ -68,13 +69,16 @@ def placed(place: str) -> Iterator[None]:
         raise ValueError(f'{place}: {error}') from error
 
 
-def check_options(made: Any, options: Iterable[str], given: Iterable[str] = ()) -> None:
+def check_options(
+    made: Any, options: Iterable[str], given: Iterable[str] = (), beside: Iterable[str] = ()
+) -> None:
     """Refuse options that a class would answer with a TypeError.
 
     Args:
         made: The class; another callable, or a class of others with ``**kwargs``, takes any.
         options: Names in its config.
         given: Names of the arguments that no config gives.
+        beside: Names of options that stand beside those of the class; listed with them.
 
     Raises:
         UnknownOption: If it lacks one.
@@ -91,7 +95,7 @@ def check_options(made: Any, options: Iterable[str], given: Iterable[str] = ()) 
             break
         if not base.__module__.startswith('mmkd_fm.'):
             return  # ours hand them on to the next class, others may use them
-    valid = [name for name in dict.fromkeys(valid) if name not in given]
+    valid = [name for name in dict.fromkeys([*beside, *valid]) if name not in given]
     for name in options:
         if name not in valid and name not in given:
             near = difflib.get_close_matches(name, valid, n=1)

@@ -94,7 +94,7 @@ def with_resolved_config(arguments: Sequence[str]) -> list[str]:
     parsed = parser.parse_known_args(arguments)[0]
     try:
         path = _write(parsed, hook)
-    except (ValueError, RuntimeError) as error:  # the latter of modules that are no tap
+    except ValueError as error:
         sys.exit(f'error: {error}')
     replaced = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     replaced.add_argument('--work-dir')

@@ -80,7 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     parsed, console = parse(arguments), Console()
     try:
         cfg = read(parsed)
-    except (ValueError, RuntimeError) as error:  # the latter of modules that are no tap
+    except ValueError as error:
         console.print(f'error: {error}', highlight=False, markup=False, soft_wrap=True)
         return 1
     return check(cfg, parsed, console) if parsed.check else plan(cfg, parsed, console)
@@ -94,7 +94,7 @@ def plan(cfg: Config, arguments: argparse.Namespace, console: Console) -> int:
 
     try:
         model = build_distiller(cfg)
-    except (ValueError, RuntimeError) as error:  # the latter of modules that are no tap
+    except ValueError as error:
         console.print(f'error: {error}', highlight=False, markup=False, soft_wrap=True)
         return 1
     made = make_plan(cfg, model, tuple(arguments.size or default_size(cfg)))

@@ -1,7 +1,6 @@
 """The Distiller: an unedited student with a frozen teacher beside it."""
 
 import copy
-import difflib
 import inspect
 from collections.abc import Sequence
 from typing import Any, Optional, Union
@@ -17,8 +16,18 @@ from mmkd_fm.models.alignment import left_out
 from mmkd_fm.models.preprocessor import TwoViewPreprocessor, common_part
 from mmkd_fm.models.probe import Measured, measure_taps, without_modules
 from mmkd_fm.models.roi import RoIStage, rescale, stages_of
-from mmkd_fm.models.taps import Records, Taps, make_taps, read, record, tap_paths, tensors
+from mmkd_fm.models.taps import (
+    TAP_OPTIONS,
+    Records,
+    Taps,
+    make_taps,
+    read,
+    record,
+    tap_paths,
+    tensors,
+)
 from mmkd_fm.models.teacher import FrozenTeacher
+from mmkd_fm.models.terms import choose_terms, has_weight
 from mmkd_fm.registry import MODELS, build_part, check_options, placed
 
 EXTRAS = 'distill_losses'
@@ -74,12 +83,12 @@ class Distiller(BaseModel):
         seed: Optional[int] = None,
         data_preprocessor: Optional[dict] = None,
     ) -> None:
-        losses = _choose(losses, terms)
+        losses = choose_terms(losses, terms)
         student = copy.deepcopy(dict(student))  # some models change their config
         if data_preprocessor is not None:
             student.setdefault('data_preprocessor', data_preprocessor)
         student_model: BaseModel = MODELS.build(student)
-        losses = {name: cfg for name, cfg in losses.items() if _has_weight(name, cfg)}
+        losses = {name: cfg for name, cfg in losses.items() if has_weight(name, cfg)}
         self_teacher = None
         if losses and teacher is not None:
             with placed('teacher'):
@@ -130,7 +139,7 @@ class Distiller(BaseModel):
             if self.teacher is not None:
                 self.teacher_taps[name] = teacher_tap
             with placed(f'losses.{name}'):
-                losses[name] = build_part(cfg, 'Loss')
+                losses[name] = build_part(cfg, 'Loss', beside=TAP_OPTIONS)
         if not losses:
             return losses
         measured = [measure_taps(self.student, self.student_taps, 'student')]
@@ -297,54 +306,6 @@ class Distiller(BaseModel):
         if student is not None and name != 'data_preprocessor' and name in student._modules:
             setattr(student, name, value)
         super().__setattr__(name, value)
-
-
-def _choose(losses: dict[str, dict], terms: Optional[Sequence[str]]) -> dict[str, dict]:
-    """The losses named by ``terms``, in their order.
-
-    Raises:
-        ValueError: If a name is unknown, there is none, or a loss has no type, used or not: an
-            option with a misspelt name makes such a loss.
-    """
-    for name, cfg in losses.items():
-        if isinstance(cfg, dict) and 'type' not in cfg:
-            others = [other for other in losses if other != name]
-            near = difflib.get_close_matches(name, others, n=1)
-            raise ValueError(
-                f"losses.{name} needs a type, such as type='mmkd_fm.PKDLoss', but has: "
-                f'{", ".join(cfg) or "nothing"}. Is the name misspelt'
-                + (f'; did you mean {near[0]!r}?' if near else '?')
-                + f' The other losses are: {", ".join(others) or "none"}'
-            )
-    terms = list(losses) if terms is None else [terms] if isinstance(terms, str) else list(terms)
-    unknown = [name for name in terms if name not in losses]
-    if unknown:
-        raise ValueError(
-            f'terms: there is no loss named {", ".join(map(repr, unknown))}; losses has: '
-            f'{", ".join(losses)}'
-        )
-    if not terms:
-        raise ValueError('losses is empty: name at least one distillation loss')
-    return {name: losses[name] for name in terms}
-
-
-def _has_weight(name: str, cfg: dict) -> bool:
-    """Whether a term is used; says so if it is not.
-
-    Raises:
-        ValueError: If it is not, but has a source term, which would be left out with it.
-    """
-    if cfg.get('loss_weight', 1) != 0:
-        return True
-    if cfg.get('source_weight'):
-        raise ValueError(
-            f'losses.{name} has loss_weight=0, which leaves out the whole term, but '
-            f'source_weight={cfg["source_weight"]}. To train without a flow take a metric alone, '
-            f"such as dict(type='mmkd_fm.PKDLoss', project=True); to leave the term out, set "
-            f'source_weight=0 too'
-        )
-    print_log(f'distillation {name}: left out, its loss_weight is 0', 'current')
-    return False
 
 
 def _run_seed() -> int:

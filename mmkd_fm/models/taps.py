@@ -13,6 +13,9 @@ from typing import Any, Optional, Union
 
 from torch import Tensor, nn
 
+TAP_OPTIONS = ('tap', 'index', 'teacher_tap', 'teacher_index')
+"""Names under which a term's config says what it taps."""
+
 
 @dataclass(frozen=True)
 class Tap:
@@ -162,9 +165,8 @@ def read(records: Records, tap: Taps, model: nn.Module) -> Any:
     """What ``tap`` recorded; a dict for a dict of taps.
 
     Raises:
-        RuntimeError: If the module was not called exactly once, or its output was modified in place
-            after it was recorded.
-        ValueError: If the output has no such item.
+        ValueError: If the module was not called exactly once, or its output has no such item.
+        RuntimeError: If its output was modified in place after it was recorded.
     """
     if isinstance(tap, dict):
         return {name: read(records, one, model) for name, one in tap.items()}
@@ -173,7 +175,7 @@ def read(records: Records, tap: Taps, model: nn.Module) -> Any:
         times = 'never called' if not calls else f'called {len(calls)} times'
         parent, _, tapped = tap.path.rpartition('.')
         module = find_module(model, parent) if parent else model
-        raise RuntimeError(
+        raise ValueError(
             f'tap {str(tap)!r}: the module was {times} in one forward of {name}, but once is '
             f'expected; tap another module. Neighbours: '
             f'{", ".join(n for n, _ in module.named_children() if n != tapped) or "none"}'

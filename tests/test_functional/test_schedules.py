@@ -76,9 +76,13 @@ def test_vp_preserves_the_variance():
 
 def test_velocity_is_the_derivative_of_the_interpolant(schedule, ends):
     t = torch.rand(5, dtype=torch.float64) * 0.99
-    _, derivative = torch.autograd.functional.jvp(
-        lambda t: schedule.interpolate(*ends, t), t, torch.ones_like(t)
-    )
+
+    def interpolant(t):
+        alpha, sigma = (f(t).reshape(-1, 1, 1, 1) for f in (schedule.alpha, schedule.sigma))
+        return alpha * ends[0] + sigma * ends[1]
+
+    torch.testing.assert_close(schedule.interpolate(*ends, t), interpolant(t), rtol=1e-14, atol=0)
+    _, derivative = torch.autograd.functional.jvp(interpolant, t, torch.ones_like(t))
     torch.testing.assert_close(schedule.velocity(*ends, t), derivative, rtol=1e-10, atol=1e-12)
 
 

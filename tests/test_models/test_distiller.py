@@ -576,7 +576,8 @@ FMKT, WTTM = (dict(type=f'mmkd_fm.{name}Loss', tap='neck') for name in ('FMKT', 
     ('cfg', 'message'),
     [
         (dict(FMKT, los_weight=2), r"FMKTLoss .*'los_weight'; did you mean 'loss_weight'\?"),
-        (dict(FMKT, los_weight=2), r' It has: flow, objective, .*, loss_weight, levels$'),
+        (dict(FMKT, los_weight=2), r' It has: tap, index, .*, flow, .*, loss_weight, levels$'),
+        (dict(FMKT, teacher_tp='neck'), r"'teacher_tp'; did you mean 'teacher_tap'\?"),
         (dict(FMKT, flow=dict(num_step=4)), r"Flow .*'num_step'; did you mean 'num_steps'\?"),
         (dict(FMKT, flow=dict(num_step=4)), r'It has: meta_encoder, .*, checkpoint$'),
         (dict(FMKT, metric=dict(type='MSELoss', x=1)), r"MSELoss .*'x'\. It has: loss_weight, "),
@@ -599,7 +600,7 @@ def test_misspelt_options_of_the_teacher_are_told(distiller):
 @pytest.mark.parametrize('tap', ['tap', 'teacher_tap'])
 def test_a_module_called_once_per_level_is_no_tap(distiller, tap):
     cfg = dict(PKD, **{'tap': 'neck.fpn_convs.0', tap: 'bbox_head.retina_cls'})
-    with pytest.raises(RuntimeError, match=r"'bbox_head.retina_cls': .*called 5 times.*once is"):
+    with pytest.raises(ValueError, match=r"'bbox_head.retina_cls': .*called 5 times.*once is"):
         distiller(losses=dict(pkd=cfg), load=False)
 
 
