@@ -4,7 +4,8 @@
     python tools/experiments.py docs/results/demo-gfl
 
 A second witness beside BCCD, with ten times as many test images. All weights are those of
-../bccd-gfl; a row says what it changes.
+../bccd-gfl; a row says what it changes. The last three on levels were declared when the two finest
+had been seen to help FM-KT^Theta.
 """
 
 title = 'Drawn shapes: GFL R18 teaches GFL R18 of a quarter of the width, 16 epochs'
@@ -108,4 +109,11 @@ rows = dict(
     # where it helps; the maps have strides 8, 16, 32 and 64
     fine=fmkt('the two finest levels alone', levels=[0, 1]),
     coarse=fmkt('the two coarsest levels alone', levels=[2, 3]),
+    finest=fmkt('the finest level alone', levels=[0]),
+    cwd_fine=row('CWD, the two finest levels alone', ['cwd'], **{'cwd.levels': [0, 1]}),
+    fine_wttm=row(
+        'FM-KT^Theta, the two finest levels alone + WTTM',
+        ['fmkt_cwd', *boxes],
+        **{'fmkt_cwd.levels': [0, 1]},
+    ),
 )
