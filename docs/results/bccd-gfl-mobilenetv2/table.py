@@ -6,8 +6,8 @@ Nothing was chosen for this pair: metrics, weights, schedule and teacher are tho
 written down here before the first run. The lower weights of PKD were added after four seeds of the
 first three rows, when a diagnosis had shown that its gradient is 87 percent of all; the flow at
 inference, the control and the longer schedule later still, with the settings of ../bccd-gfl; the
-convolutional meta-encoder when three seeds on drawn shapes had preferred it, and last the two finest
-levels alone, when three seeds there had preferred these.
+convolutional meta-encoder when three seeds on drawn shapes had preferred it; last the two finest
+levels alone, which three seeds there had preferred too.
 """
 
 title = 'BCCD: GFL R18 teaches GFL MobileNetV2 of a quarter of the width, 16 epochs'
