@@ -38,16 +38,20 @@ def plan(table: Table, rows: list[str], seeds: list[int], work_dir: Path) -> lis
     """
     known('--rows', rows, table.rows)
     known('--seeds', seeds, table.seeds)
-    chosen = [row for row in table.rows.values() if row.name in rows]
-    needed = {row.teacher for row in chosen} - {None}
-    for part in [*chosen, *(table.teachers[name] for name in needed)]:
+    chosen = [name for name in table.rows if name in rows]
+    runs = [
+        Job(table, table.row_of(name, seed), seed, work_dir)
+        for seed in table.seeds
+        if seed in seeds
+        for name in chosen
+    ]
+    needed = {job.part.teacher for job in runs} - {None}
+    rows_of_seeds = {job.part.name: job.part for job in runs}
+    for part in [*rows_of_seeds.values(), *(table.teachers[name] for name in needed)]:
         try:
             load_config(part.config, part.options)
         except ValueError as error:
             raise ValueError(f'{part.name}: {error}') from error
-    runs = [
-        Job(table, row, seed, work_dir) for seed in table.seeds if seed in seeds for row in chosen
-    ]
     runs = [job for job in runs if not job.done()]
     teachers = {job.teacher.name: job.teacher for job in runs if job.teacher is not None}
     return [[job for job in teachers.values() if not job.done()], runs]

@@ -154,7 +154,7 @@ def _read_result(path: Path, table: Table) -> dict:
     known(f'{where}: seed', [run['seed']], table.seeds)
     if path != result_path(table, run['row'], run['seed']):
         raise ValueError(f'{where}: holds row {run["row"]}, seed {run["seed"]}; rename it')
-    row = table.rows[run['row']]
+    row = table.row_of(run['row'], run['seed'])
     _same(where, run, declared(row), 'table.py')
     if row.teacher is not None:
         teacher = table.teachers[row.teacher]

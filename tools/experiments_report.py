@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,13 @@ from pathlib import Path
 
 from demo_report import COLOURS, plt
 from experiments_record import machine, public
-from experiments_statistics import Difference, paired_difference, pooled_deviation, seeds_needed
+from experiments_statistics import (
+    Difference,
+    by_fold,
+    paired_difference,
+    pooled_deviation,
+    seeds_needed,
+)
 from experiments_table import Table
 
 WORTH = 1.0  # the difference, in percent, for which the seeds are counted
@@ -87,7 +94,7 @@ def table_text(table: Table, lines: Sequence[Line]) -> list[str]:
         count = str(len(seeds)) if len(seeds) == len(table.seeds) else _fewer(seeds, table.seeds)
         values = [line.values[seed] for seed in seeds]
         mean = _mean_text(values)
-        differences = _differences(line, baselines)
+        differences = _differences(table, line, baselines)
         seconds = f'{statistics.median(line.seconds):.3f}' if line.seconds else '-'
         each = ', '.join(f'{value:.2f}' for value in values)
         text.append(_markdown_row([line.label, count, each, mean, *differences, seconds]))
@@ -100,11 +107,12 @@ def _baselines(table: Table, lines: Sequence[Line]) -> list[Line]:
     return [base[name] for name in table.baselines if name in base]
 
 
-def _differences(line: Line, baselines: Sequence[Line]) -> list[str]:
+def _differences(table: Table, line: Line, baselines: Sequence[Line]) -> list[str]:
     """A line minus each baseline; nothing where it is that one."""
+    differences = [paired_difference(line.values, base.values, table.folds) for base in baselines]
     return [
-        '' if line is base else show_difference(paired_difference(line.values, base.values))
-        for base in baselines
+        '' if line is base else show_difference(difference)
+        for base, difference in zip(baselines, differences)
     ]
 
 
@@ -122,13 +130,25 @@ def _fewer(seeds: Sequence[int], wanted: Sequence[int]) -> str:
     return f'{len(seeds)} of {len(wanted)} ({", ".join(map(str, seeds))})'
 
 
-def noise_text(lines: Sequence[Line]) -> str:
+def noise_text(table: Table, lines: Sequence[Line]) -> str:
     """What the seeds say about the noise, and how many would be needed."""
-    # the variants of a row are the same trainings again
-    pooled = pooled_deviation([list(line.values.values()) for line in lines if not line.variant])
+    trained = [line for line in lines if not line.variant]  # a variant is the same trainings again
+    groups = [list(line.values.values()) for line in trained]
+    if table.folds is not None:
+        groups = [fold for line in trained for fold in by_fold(line.values, table.folds)]
+    pooled = pooled_deviation(groups)
     if pooled is None:
         return 'One seed of each row: the noise between seeds is not known, nothing is established.'
     deviation, freedom = pooled
+    if table.folds is not None:
+        mean = deviation / math.sqrt(table.folds)
+        return (
+            f'Seed N has fold N mod {table.folds}. Standard deviation between seeds of a fold, '
+            f'pooled over folds and rows: {deviation:.2f} ({freedom} degrees of freedom); of the '
+            f'mean over the {table.folds} folds, one training each, by that: {mean:.2f}. Means of '
+            f'folds needed for a difference of {WORTH} between two rows (two-sided t test at 5 %, '
+            f'power 80 %): {seeds_needed(mean, WORTH)} of each.'
+        )
     return (
         f'Standard deviation between seeds, pooled over the rows: {deviation:.2f} ({freedom} '
         f'degrees of freedom). Seeds needed for a difference of {WORTH} between two rows '
@@ -232,11 +252,17 @@ def page(table: Table, runs: Sequence[dict]) -> str:
         for evaluation in table.shown:
             lines = lines_of(table, group, evaluation)
             text += [f'{level} {evaluation.capitalize()}', '', *table_text(table, lines), '']
-            text += [noise_text(lines), '']
+            text += [noise_text(table, lines), '']
     text += [
         "Differences are between runs of the same seed, with their 95 % interval (Student's t), "
         'not corrected for the number of comparisons. Where it holds 0, these seeds establish no '
-        'difference. s/iteration: median, other jobs may have run beside.',
+        'difference. s/iteration: median, other jobs may have run beside.'
+        + (
+            ''
+            if table.folds is None
+            else " The interval is that of the folds' means, since the seeds of a fold share its "
+            'images and its teacher; folds share training images, which it does not know.'
+        ),
         '',
         f'![Each seed, and the means](../figures/{name}_results.png)',
         '',
@@ -307,7 +333,7 @@ def summary(table: Table, runs: Sequence[dict]) -> str:
     header += [f'minus {base.label}' for base in baselines]
     text = [_markdown_row(header), '|---' + '|---:' * (len(header) - 1) + '|']
     for line in lines:
-        differences = _differences(line, baselines)
+        differences = _differences(table, line, baselines)
         values = list(line.values.values())
         text.append(_markdown_row([line.label, str(len(values)), _mean_text(values), *differences]))
     return '\n'.join(text)

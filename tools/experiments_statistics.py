@@ -26,12 +26,16 @@ class Difference:
     seeds: list[int]
 
 
-def paired_difference(values: Mapping[int, float], base: Mapping[int, float]) -> Difference | None:
+def paired_difference(
+    values: Mapping[int, float], base: Mapping[int, float], folds: int | None = None
+) -> Difference | None:
     """Compare runs by seed.
 
     Args:
         values: Seed -> value.
         base: Seed -> value of the baseline.
+        folds: Number of folds, seed N having fold N mod folds. The interval is that of the folds'
+            means then: a fold's seeds share its images and its teacher.
 
     Returns:
         The difference; None if they have no seed in common.
@@ -40,11 +44,24 @@ def paired_difference(values: Mapping[int, float], base: Mapping[int, float]) ->
     if not seeds:
         return None
     gains = [values[seed] - base[seed] for seed in seeds]
+    if folds is not None:
+        gains = [statistics.mean(fold) for fold in by_fold(dict(zip(seeds, gains)), folds)]
     half = None
     if len(gains) > 1:
         quantile = student_t.ppf(0.975, len(gains) - 1)
         half = float(quantile * statistics.stdev(gains) / math.sqrt(len(gains)))
     return Difference(statistics.mean(gains), half, seeds)
+
+
+def by_fold(values: Mapping[int, float], folds: int) -> list[list[float]]:
+    """The values of each fold, seed N having fold N mod folds; without the folds that have none.
+
+    Example:
+        >>> by_fold({0: 1.0, 1: 2.0, 3: 4.0}, 3)
+        [[1.0, 4.0], [2.0]]
+    """
+    groups = [[v for seed, v in values.items() if seed % folds == fold] for fold in range(folds)]
+    return [group for group in groups if group]
 
 
 def pooled_deviation(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:

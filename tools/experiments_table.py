@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -15,7 +15,7 @@ VALIDATION = 'validation'
 NAME = re.compile(r'[A-Za-z0-9][\w.-]*')
 PARTS = (
     *('title', 'metric', 'scale', 'seeds', 'baselines'),
-    *('teachers', 'rows', 'options', 'evaluations'),
+    *('teachers', 'rows', 'options', 'evaluations', 'folds'),
 )
 
 
@@ -72,6 +72,8 @@ class Table:
         rows: Rows by name, in their order.
         evaluations: Tests of each checkpoint, name -> options; none, or 'validation' without
             options, takes the last validation of the training.
+        folds: Number of folds of a cross-validation, of which seed N has fold N mod folds, in
+            place of '{fold}' in the rows' options and teachers; None without.
     """
 
     folder: Path
@@ -83,11 +85,25 @@ class Table:
     teachers: dict[str, Teacher]
     rows: dict[str, Row]
     evaluations: dict[str, dict]
+    folds: int | None
 
     @property
     def shown(self) -> list[str]:
         """Names of the evaluations that have a table each."""
         return list(self.evaluations) or [VALIDATION]
+
+    def row_of(self, name: str, seed: int) -> Row:
+        """A row as this seed trains it."""
+        row = self.rows[name]
+        if self.folds is None:
+            return row
+
+        def filled(value: object) -> object:
+            fold = str(seed % self.folds)
+            return value.replace('{fold}', fold) if isinstance(value, str) else value
+
+        options = {key: filled(value) for key, value in row.options.items()}
+        return replace(row, options=options, teacher=filled(row.teacher))
 
     def tests(self, row: Row) -> dict[str, tuple[str, dict]]:
         """How a row is evaluated: key in its results -> evaluation, options beside the row's."""
@@ -211,13 +227,16 @@ def _table(folder: Path, cfg: dict) -> Table:
         teachers={name: _teacher(name, part, common) for name, part in teachers.items()},
         rows={name: _row(name, part, common) for name, part in rows.items()},
         evaluations={name: flat(own) for name, own in cfg.get('evaluations', {}).items()},
+        folds=cfg.get('folds'),
     )
+    if table.folds is not None and (type(table.folds) is not int or table.folds < 2):
+        raise ValueError(f'folds: expected a number of at least 2, or none, got {table.folds!r}')
     known('baselines', table.baselines, table.rows)
     for name in [*table.rows, *table.teachers, *table.evaluations]:
         _check_name(name)
     for options in table.evaluations.values():
         as_arguments(options)
-    for row in table.rows.values():
+    for row in (table.row_of(name, seed) for name in table.rows for seed in table.seeds):
         if row.teacher is not None:
             known(f'teacher of row {row.name!r}', [row.teacher], table.teachers)
     return table
