@@ -180,7 +180,8 @@ def write(folder):
 
     def make(row, seed, value, sha256='a' * 64, **machine):
         table = read_table(folder)
-        part, teacher = table.rows[row], table.teachers['big']
+        part = table.row_of(row, seed)
+        teacher = table.teachers.get(part.teacher)
         tests = tests_of(table, part)
         run = dict(
             row=row,
@@ -190,7 +191,7 @@ def write(folder):
             command='python tools/train.py',
             teacher=part.teacher
             and dict(
-                name='big',
+                name=teacher.name,
                 seed=0,
                 **declared(teacher),
                 sha256=sha256,
@@ -334,6 +335,41 @@ def test_paired_difference_against_the_closed_form():
     assert got.half == pytest.approx(math.tan(0.475 * math.pi))
     assert paired_difference({0: 2.0}, {0: 1.0}).half is None
     assert paired_difference({0: 2.0}, {1: 1.0}) is None
+
+
+def test_seeds_of_a_fold_are_one_difference():
+    from experiments_statistics import paired_difference
+
+    base = {seed: 10.0 * seed for seed in range(4)}
+    gains = {0: 1.0, 1: 5.0, 2: 3.0, 3: 7.0}  # of fold 0: 1 and 3, of fold 1: 5 and 7
+    got = paired_difference({seed: base[seed] + gain for seed, gain in gains.items()}, base, 2)
+    assert got.mean == 4.0 and got.half == paired_difference({0: 2.0, 1: 6.0}, {0: 0, 1: 0}).half
+    one = paired_difference({1: 3.0, 3: 4.0}, {1: 1.0, 3: 1.0}, 2)
+    assert one.mean == 2.5 and one.half is None
+
+
+def test_seeds_take_turns_on_folds(folder, write, call):
+    table = TABLE.replace('[0, 1, 2]', '[0, 1, 2, 3]').replace("'big'", "'big_{fold}'")
+    teacher = "dict(config='configs/bccd/retinanet_r18_bccd.py')"
+    table = table.replace(f'big={teacher}', f'big_0={teacher}, big_1={teacher}')
+    table += "folds = 2\noptions = {'train_dataloader.dataset.ann_file': 'fold{fold}.json'}\n"
+    (folder / 'table.py').write_text(table)
+    status, text = call('--dry-run', '--rows', 'pkd', '--seeds', '3', '2')
+    assert status == 0 and '4 to run' in text  # the two teachers too
+    second, third = text.split('pkd, seed 2: ')[1].split('pkd, seed 3: ')
+    assert 'ann_file=fold0.json' in second and 'big_0/epoch_' in second
+    assert 'ann_file=fold1.json' in third and 'big_1/epoch_' in third
+
+    for row, values in dict(plain=(0.40, 0.50, 0.42, 0.54), pkd=(0.41, 0.53, 0.45, 0.55)).items():
+        for seed, value in enumerate(values):
+            write(row, seed, value)
+    assert call('--render')[0] == 0
+    page = page_of(folder)
+    # differences 1, 3, 3, 1: 2 in both folds. Between the seeds of a fold: 2, 4 and 4, 2.
+    assert '+2.00 (+2.00 to +2.00)' in page
+    deviation = math.sqrt((2**2 + 4**2 + 4**2 + 2**2) / 2 / 4)
+    assert f'{deviation:.2f} (4 degrees of freedom)' in page
+    assert f'one training each, by that: {deviation / math.sqrt(2):.2f}.' in page
 
 
 def test_pooled_deviation_weighs_by_degrees_of_freedom():
@@ -496,6 +532,7 @@ def test_dry_run_is_balanced_and_skips_what_is_there(write, call):
         ('label=', 'lable=', "parts of row 'plain': lable not known; valid names: config, options"),
         ('[0, 1, 2]', '[0, 0]', 'seeds are different non-negative integers; got [0, 0]'),
         ('title = ', 'title = (', 'can not be read: SyntaxError'),
+        ('title =', 'folds = 1; title =', 'folds: expected a number of at least 2, or none, got 1'),
         ('dict(nfe4', "dict(**{'nfe/4': {}}, nfe4", "'nfe/4' is no name of a file"),
     ],
 )
