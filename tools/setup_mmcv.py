@@ -208,13 +208,17 @@ def install_mmcv(python: Path, log: Path) -> None:
     pip = [str(python), '-m', 'pip', 'install', '--force-reinstall', '--no-deps', '--no-cache-dir']
     for name, what, broken in sources(python, build, log):
         print(f'    {name}', flush=True)
+        problem = ''
         try:
             run_step([*pip, *what], log)
-        except SetupError:
+        except SetupError as error:
+            problem = f'mmcv could not be installed: {error}'
             continue
         if ask(python, OPS_WORK).returncode == 0:
             return
         if broken:
             broken.unlink()
+    if problem:  # with the last of them, the one that was built
+        raise SetupError(problem)
     error = ask(python, OPS_WORK).stderr[-800:]
     raise SetupError(f'mmcv was built but does not work:\n{error}\n  The whole log: {log}')

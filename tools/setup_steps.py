@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 TICK = 15  # seconds between two lines of progress
@@ -42,6 +43,24 @@ def read_from(log: Path, offset: int) -> str:
         return source.read().decode(errors='replace')
 
 
+@contextlib.contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """Ctrl-C and SIGTERM are acted on at the end: what starts meanwhile is known by then."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) != signal.SIG_IGN  # which the command is to inherit
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 def run_step(command: list[str], log: Path, env: dict[str, str] | None = None) -> None:
     """Runs a command, its output in the log, with a line of progress every 15 s.
 
@@ -53,15 +72,17 @@ def run_step(command: list[str], log: Path, env: dict[str, str] | None = None) -
     start = time.monotonic()
     with log.open('ab') as sink:
         offset = sink.seek(0, os.SEEK_END)
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env=env,
-            start_new_session=True,
-        )
+        process = None
         try:
+            with interrupts_wait():
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=subprocess.STDOUT,
+                    env=env,
+                    start_new_session=True,
+                )
             while process.poll() is None:
                 try:
                     process.wait(timeout=TICK)
@@ -70,8 +91,10 @@ def run_step(command: list[str], log: Path, env: dict[str, str] | None = None) -
                     state = progress(read_from(log, offset), elapsed)
                     print(f'    {clock(elapsed)}  {state}', flush=True)
         except BaseException:
-            os.killpg(process.pid, signal.SIGINT)  # pip then removes its temporary folders
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            if process is None:  # there is no such command
+                raise
+            with contextlib.suppress(subprocess.TimeoutExpired, ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)  # pip then removes its temporary folders
                 process.wait(timeout=10)
             time.sleep(1)  # for ninja, which has to end its compilers: they are groups of their own
             with contextlib.suppress(ProcessLookupError):

@@ -344,6 +344,23 @@ def test_a_kept_wheel_stays_where_pip_could_not_install_it(commands, monkeypatch
     assert kept.exists()
 
 
+def test_what_was_built_and_could_not_be_installed_is_not_called_broken(
+    commands, monkeypatch, tmp_path
+):
+    record = setup_mmcv.run_step
+
+    def no_space(command, *args):
+        if 'install' in command:
+            raise SetupError('no space left on device')
+        record(command, *args)
+
+    monkeypatch.setattr(setup_mmcv, 'run_step', no_space)
+    answers(monkeypatch, works=lambda: False)
+    with pytest.raises(SetupError, match='mmcv could not be installed: no space left on device'):
+        setup_mmcv.install_mmcv(Path('python'), tmp_path / 'log')
+    assert list(setup_mmcv.wheel_folder(build().key).glob('*.whl'))  # is kept for the next time
+
+
 def test_an_opencv_that_does_not_import_is_named_before_anything_is_tried(
     commands, venv, monkeypatch
 ):
@@ -406,6 +423,27 @@ def test_a_failed_step_shows_the_end_of_its_output_and_the_log(tmp_path):
     assert 'exit code 3' in message and str(log) in message
     assert '| 99' in message and '| 5\n' not in message and 'earlier' not in message
     assert log.read_text().startswith('earlier\n0\n')
+
+
+def test_an_interrupt_in_the_moment_of_the_start_waits_for_it(tmp_path, monkeypatch):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            started.append(self)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, 'Popen', Interrupted)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_step(['sleep', '60'], tmp_path / 'log')
+        assert signal.getsignal(signal.SIGTERM) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    (process,) = started
+    assert process.poll() is not None, 'the child was left over'
 
 
 def test_an_interrupt_ends_the_children_too(tmp_path):
