@@ -21,6 +21,7 @@ from experiments_statistics import (
 from experiments_table import Table
 
 WORTH = 1.0  # the difference, in percent, for which the seeds are counted
+ENOUGH = 3  # seeds that a row of the README has at least
 
 
 @dataclass(frozen=True)
@@ -313,7 +314,7 @@ def draw(table: Table, runs: Sequence[dict], path: Path) -> None:
 
 
 def summary(table: Table, runs: Sequence[dict]) -> str:
-    """The first evaluation as a short table, for the README.
+    """The first evaluation as a short table, for the README: rows with three seeds or more.
 
     Args:
         table: The table.
@@ -328,6 +329,7 @@ def summary(table: Table, runs: Sequence[dict]) -> str:
             f'README, got {len(by_machine(runs))}; take its marks out of the README'
         )
     lines = [line for line in lines_of(table, runs, table.shown[0]) if not line.variant]
+    lines = [line for line in lines if len(line.values) >= ENOUGH]
     baselines = _baselines(table, lines)
     header = ['student', 'seeds', f'{table.shown[0]}, mean ± s.d.']
     header += [f'minus {base.label}' for base in baselines]

@@ -264,6 +264,8 @@ def test_the_readme_has_the_table_between_its_marks(folder, write, call):
     for row, values in VALUES.items():
         for seed, value in enumerate(values):
             write(row, seed, value)
+    for seed in (0, 1):  # too few for the README
+        write('flow', seed, 0.5)
     readme = folder.parents[2] / 'README.md'
     readme.write_text('Before\n<!-- table: other -->\nkept\n<!-- end -->\n')
     assert call('--render')[0] == 0
