@@ -4,7 +4,7 @@
     python tools/experiments.py docs/results/demo-gfl
 
 A second witness beside BCCD, with ten times as many test images. All weights are those of
-../bccd-gfl; a row says what it changes. The last three on levels were declared when the two finest
+../bccd-gfl; a row says what it changes. The last four on levels were declared when the two finest
 had been seen to help FM-KT^Theta.
 """
 
@@ -111,6 +111,7 @@ rows = dict(
     coarse=fmkt('the two coarsest levels alone', levels=[2, 3]),
     finest=fmkt('the finest level alone', levels=[0]),
     cwd_fine=row('CWD, the two finest levels alone', ['cwd'], **{'cwd.levels': [0, 1]}),
+    pkd_fine=row('PKD, the two finest levels alone', ['pkd'], **{'pkd.levels': [0, 1]}),
     fine_wttm=row(
         'FM-KT^Theta, the two finest levels alone + WTTM',
         ['fmkt_cwd', *boxes],
