@@ -7,7 +7,8 @@ written down here before the first run. The lower weights of PKD were added afte
 first three rows, when a diagnosis had shown that its gradient is 87 percent of all; the flow at
 inference, the control and the longer schedule later still, with the settings of ../bccd-gfl; the
 convolutional meta-encoder when three seeds on drawn shapes had preferred it; last the two finest
-levels alone, which three seeds there had preferred too, PKD's after one seed of the others.
+levels alone, which three seeds there had preferred too, PKD's after one seed of the others,
+and the three finest at the end.
 """
 
 title = 'BCCD: GFL R18 teaches GFL MobileNetV2 of a quarter of the width, 16 epochs'
@@ -78,6 +79,9 @@ rows = dict(
         **{'fmkt.levels': fine},
     ),
     cwd_fine=row('CWD, two finest levels', ['cwd'], **cwd, **{'cwd.levels': fine}),
+    fmkt_three=row(
+        'FM-KT^Theta, three finest levels', ['fmkt'], **fmkt, **{'fmkt.levels': [0, 1, 2]}
+    ),
     pkd_fine=row('PKD, two finest levels', ['pkd'], **pkd, **{'pkd.levels': fine}),
     wttm=row('WTTM on scores and boxes', ['wttm', 'wttm_boxes'], **logits),
     kd=row('KD on scores and boxes (gamma 1)', ['wttm', 'wttm_boxes'], **kd),
