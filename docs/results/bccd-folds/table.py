@@ -5,14 +5,15 @@ r"""BCCD, five-fold cross-validation: is what the fixed split shows true of all 
     python tools/experiments.py docs/results/bccd-folds
 
 Metric and weights are those of ../bccd-gfl; so is the number of iterations, by fewer epochs of more
-images. Each fold has a teacher of its own. Nothing is chosen here.
+images. Each fold has a teacher of its own. Nothing is chosen here. The rows of the finest levels
+were added after ten trainings of the plain student, before any distilled one.
 """
 
 title = 'BCCD, five folds: GFL R18 teaches GFL R18 of a quarter of the width, 12 epochs'
 metric = 'coco/bbox_mAP'
 folds = 5
 seeds = list(range(15))  # three of each fold
-baselines = ['plain', 'pkd']
+baselines = ['plain', 'pkd', 'pkd_fine']
 
 
 def training(epochs, fold):
@@ -44,6 +45,8 @@ def row(label, terms, **losses):
     )
 
 
+fine = [0, 1]  # strides 8 and 16
+pkd = {'pkd.loss_weight': 8.0}
 fmkt = {
     'fmkt.metric.type': 'mmkd_fm.CWDLoss',
     'fmkt.loss_weight': 4.0,
@@ -68,6 +71,14 @@ rows = dict(
         label='plain student',
         options=training(12, '{fold}'),
     ),
-    pkd=row('PKD', ['pkd'], **{'pkd.loss_weight': 8.0}),
+    pkd=row('PKD', ['pkd'], **pkd),
+    pkd_fine=row('PKD, two finest levels', ['pkd'], **pkd, **{'pkd.levels': fine}),
     fmkt_wttm=row('FM-KT^Theta + WTTM', ['fmkt', 'wttm', 'wttm_boxes'], **fmkt, **logits),
+    fmkt_wttm_fine=row(
+        'FM-KT^Theta, two finest levels + WTTM',
+        ['fmkt', 'wttm', 'wttm_boxes'],
+        **fmkt,
+        **logits,
+        **{'fmkt.levels': fine},
+    ),
 )
