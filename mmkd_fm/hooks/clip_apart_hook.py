@@ -27,7 +27,10 @@ class ClipApartHook(Hook):
         extras = {id(p) for p in getattr(model, EXTRAS).parameters()}
 
         def clip_apart(params, **kwargs):
-            clip([p for p in params if id(p) in extras], **kwargs)
-            return clip([p for p in params if id(p) not in extras], **kwargs)
+            of_extras = [p for p in params if id(p) in extras]
+            of_student = [p for p in params if id(p) not in extras]
+            if of_extras:  # torch can't clip nothing by value
+                clip(of_extras, **kwargs)
+            return clip(of_student, **kwargs) if of_student else None
 
         runner.optim_wrapper.clip_func = clip_apart

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import logging
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
@@ -101,6 +102,7 @@ class Distiller(BaseModel):
         self.teacher = self_teacher
         self.task_loss_weight = task_loss_weight
         self.state_is_kept = False  # set by DistillStateHook
+        self.told: set[str] = set()  # terms of which was said that they teach nothing
         self._adopt(student_model)
         self.student_taps: dict[str, Taps] = {}
         self.teacher_taps: dict[str, Taps] = {}
@@ -232,6 +234,7 @@ class Distiller(BaseModel):
         scored: dict[tuple[RoIStage, RoIStage], Tensor] = {}
         for name, loss in self.distill_losses.items():
             outputs = [read(records, self.student_taps[name], self.student)]
+            self._tell_of_no_gradient(name, outputs[0])
             if name in self.roi_stages:
                 stages = self.roi_stages[name]
                 if stages not in scored:
@@ -254,6 +257,22 @@ class Distiller(BaseModel):
         _check_finite(terms, teacher_records)
         losses.update(terms)
         return losses
+
+    def _tell_of_no_gradient(self, name: str, output: Any) -> None:
+        """Warn once of a term whose loss does not reach the student's weights."""
+        if not torch.is_grad_enabled() or name in self.told:
+            return
+        parts = output.values() if isinstance(output, dict) else [output]
+        if not any(tensor.requires_grad for part in parts for tensor in tensors(part)):
+            self.told.add(name)
+            paths = ' and '.join(sorted(tap_paths([self.student_taps[name]])))
+            print_log(
+                f'distillation {name} teaches the student nothing: no gradient leads from '
+                f'{paths} to its weights. They are frozen, or the module is inside of what is '
+                f'recomputed (with_cp=True): tap a later module',
+                'current',
+                logging.WARNING,
+            )
 
     @property
     def teacher_paths(self) -> set[str]:

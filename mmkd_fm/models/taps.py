@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Optional, Union
 
+import torch
 from torch import Tensor, nn
 
 TAP_OPTIONS = ('tap', 'index', 'teacher_tap', 'teacher_index')
@@ -102,6 +103,13 @@ def tensors(output: Any) -> list[Tensor]:
     return []
 
 
+def containers_of(output: Any) -> Any:
+    """The same tensors in lists and tuples of our own: a head may replace items of its own."""
+    if type(output) in (list, tuple):
+        return type(output)(containers_of(item) for item in output)
+    return output
+
+
 def versions_of(output: Any) -> tuple[int, ...]:
     """How often each tensor in what a module gave was modified in place."""
     return tuple(tensor._version for tensor in tensors(output))
@@ -137,10 +145,11 @@ def record(
     originals = {path: module.__dict__.get('forward') for path, module in modules.items()}
 
     def tapped(path: str, forward):
+        @torch.compiler.disable(recursive=False)  # traced tensors have other versions
         @wraps(forward)
         def call(*args, **kwargs):
             output = forward(*args, **kwargs)
-            kept = args if path in inputs else output
+            kept = containers_of(args if path in inputs else output)
             records[path].append((kept, versions_of(kept)))
             if stop_early and all(records.values()):
                 raise _AllRecorded

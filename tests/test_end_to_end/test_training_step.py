@@ -49,6 +49,19 @@ def test_extras_do_not_shrink_the_students_gradients(
     assert (expected == got) == apart
 
 
+def test_gradients_are_clipped_by_value_where_nothing_extra_has_one(
+    plain_config, distill_config, train, tmp_path, tools
+):
+    configs = dict(plain=plain_config(), off=distill_config())
+    for loss in configs['off'].model.losses.values():
+        loss.loss_weight = 0
+    for cfg in configs.values():
+        cfg.optim_wrapper.clip_grad = dict(type='value', clip_value=1e-3)
+    dirs = [train(cfg, tmp_path / name) for name, cfg in configs.items()]
+    expected, got = (tools.load(d / 'epoch_1.pth')['state_dict'] for d in dirs)
+    assert tools.differences(expected, got) == []
+
+
 def prepared(make_runner, cfg, work_dir):
     """Model with its weights loaded, and one batch."""
     runner = make_runner(cfg, work_dir)

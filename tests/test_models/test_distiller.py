@@ -631,6 +631,46 @@ def test_levels_that_are_left_out_are_told(distiller, retinanet, caplog):
     ) in caplog.text
 
 
+@pytest.mark.parametrize('recomputed', [True, False])
+def test_a_tap_without_a_gradient_is_told_once(
+    distiller, retinanet, raw_batch, loss_of, caplog, recomputed
+):
+    """Inside of what mmdet's `with_cp` recomputes, the first forward has no gradient."""
+    student = retinanet()
+    student.backbone.with_cp = recomputed
+    tap = 'backbone.layer3.1.conv2'
+    model = distiller(student=student, losses=dict(inside=dict(PKD, tap=tap), neck=PKD)).train()
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    losses = [loss_of(model, raw_batch())[1] for _ in range(2)]
+    with torch.no_grad():  # nobody expects a gradient
+        loss_of(model, raw_batch())
+    logger.removeHandler(caplog.handler)
+    trained = torch.autograd.grad(
+        losses[1]['loss_inside'], model.backbone.layer3[0].conv1.weight, allow_unused=True
+    )
+    assert (trained[0] is None) == recomputed
+    told = f'distillation inside teaches the student nothing: no gradient leads from {tap} to'
+    assert caplog.text.count(told) == recomputed
+    assert 'distillation neck teaches' not in caplog.text
+
+
+def test_a_compiled_forward_gives_the_same_losses(distiller, raw_batch, loss_of):
+    """As mmengine's `compile=True` does it; the backend changes nothing for the tap."""
+    model = distiller('gfl', losses=dict(pkd=PKD)).train()  # RetinaNet's focal loss doesn't compile
+    expected = loss_of(model, raw_batch())[0]
+    try:
+        model.forward = torch.compile(model.forward, backend='eager')
+    except RuntimeError as error:  # a Python that is too new for this torch
+        pytest.skip(str(error))
+    for _ in range(2):
+        loss = loss_of(model, raw_batch())[0]
+        assert torch.equal(loss, expected)
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+    torch._dynamo.reset()
+
+
 def test_a_config_is_not_changed_by_building(distiller, retinanet):
     student = retinanet()
     before = copy.deepcopy(student)

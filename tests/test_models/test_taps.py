@@ -81,6 +81,29 @@ def test_a_change_in_place_is_detected(net, images):
         read(records, Tap('body.0'), net)
 
 
+def test_a_head_that_replaces_items_of_its_own_list_changes_no_record(images):
+    """As FSAF does with its boxes; the tensors are as they were."""
+
+    class Head(nn.Module):
+        def forward(self, x):
+            return [x, 2 * x], [3 * x]
+
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = Head()
+
+        def forward(self, x):
+            boxes = self.head(x)[1]
+            boxes[0] = boxes[0].detach().clone().mul_(0)
+
+    detector = Detector()
+    with record(detector, ['head']) as records:
+        detector(images)
+    assert torch.equal(read(records, Tap('head', 1), detector)[0], 3 * images)
+    assert isinstance(read(records, Tap('head', 0), detector), list)
+
+
 @pytest.mark.parametrize('index', [2, -3])
 def test_an_index_out_of_range_is_named(retinanet, build, index):
     detector = build(retinanet())
