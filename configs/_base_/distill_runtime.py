@@ -23,8 +23,8 @@ flow = dict(
 # FM-KT^Theta: the flow in training only, zero inference cost. The weights are the best that were
 # tried on BCCD with RetinaNet (docs/results/bccd.md). P7 is left out, as in the authors' configs.
 # For images of 160 to 256 pixels `levels=[0, 1]` is better or as good, on validation images +2.9 AP
-# on drawn shapes, +1.9 and -0.1 on BCCD (MobileNetV2, ResNet), three seeds each. There the maps left
-# out have 9 to 48 locations; P6 of a COCO image has 273, and this was not tried on such.
+# on drawn shapes, +1.9 and -0.1 on BCCD (MobileNetV2, ResNet), three seeds each. The maps left out
+# have 9 to 48 locations there; P6 of a COCO image has 273, and this was not tried on such.
 fmkt = dict(
     type='mmkd_fm.FMKTLoss',
     tap='neck',
