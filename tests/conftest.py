@@ -73,11 +73,13 @@ def detectors(retinanet, gfl):
 def build(mmdet_scope):
     """Build a model from its config as it would be alone: `build(config, seed=None)`."""
     from mmdet.registry import MODELS
+    from mmengine.registry import DefaultScope
 
     def make(config, seed=None):
         if seed is not None:
             torch.manual_seed(seed)
-        return MODELS.build(copy.deepcopy(config))
+        with DefaultScope.overwrite_default_scope('mmdet'):  # whatever a runner before has set
+            return MODELS.build(copy.deepcopy(config))
 
     return make
 
