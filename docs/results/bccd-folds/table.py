@@ -4,8 +4,8 @@ r"""BCCD, five-fold cross-validation: is what the fixed split shows true of all 
         --images data/bccd/images
     python tools/experiments.py docs/results/bccd-folds
 
-Metric and weights are those of ../bccd-gfl; so is the number of iterations, by fewer epochs of more
-images. Each fold has a teacher of its own. Nothing is chosen here. The rows of the finest levels
+Metric and weights are those of ../bccd-gfl; so is, nearly, the number of iterations (444, there
+416), by fewer epochs of more images. Each fold has a teacher of its own. Nothing is chosen here. The rows of the finest levels
 were added after ten trainings of the plain student, before any distilled one.
 """
 
