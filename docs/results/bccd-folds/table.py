@@ -6,8 +6,8 @@ r"""BCCD, five-fold cross-validation: is what the fixed split shows true of all 
 
 Metric and weights are those of ../bccd-gfl; so is, nearly, the number of iterations (444, there
 416), by fewer epochs of more images. Each fold has a teacher of its own. Nothing is chosen here.
-The rows of the finest levels were added after ten trainings of the plain student, before any distilled
-one.
+The rows of the finest levels were added after ten trainings of the plain student, before any
+distilled one.
 """
 
 title = 'BCCD, five folds: GFL R18 teaches GFL R18 of a quarter of the width, 12 epochs'
