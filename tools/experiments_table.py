@@ -73,7 +73,7 @@ class Table:
         evaluations: Tests of each checkpoint, name -> options; none, or 'validation' without
             options, takes the last validation of the training.
         folds: Number of folds of a cross-validation, of which seed N has fold N mod folds, in
-            place of '{fold}' in the rows' options and teachers; None without.
+            place of '{fold}' in the rows' teachers and options that are text; None without.
     """
 
     folder: Path
@@ -237,6 +237,11 @@ def _table(folder: Path, cfg: dict) -> Table:
     for options in table.evaluations.values():
         as_arguments(options)
     for row in (table.row_of(name, seed) for name in table.rows for seed in table.seeds):
+        if '{fold}' in f'{row}':
+            raise ValueError(
+                f"row {row.name!r}: '{{fold}}' stays as it is; it is filled in as a teacher and in "
+                'options that are text, of a table that declares folds'
+            )
         if row.teacher is not None:
             known(f'teacher of row {row.name!r}', [row.teacher], table.teachers)
     return table

@@ -115,6 +115,9 @@ def make_folds(out: Path, paths: list[Path], images: Path, folds: int = 5, seed:
     out.mkdir(parents=True, exist_ok=True)
     if not link.is_symlink():
         link.symlink_to(target)
+    for name in ('train', 'test'):  # of more folds, or of another split
+        for old in out.glob(f'fold[0-9]*_{name}.json'):
+            old.unlink()
     random.Random(seed).shuffle(listed)
     for fold in range(folds):
         tested = listed[fold::folds]

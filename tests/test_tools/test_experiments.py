@@ -535,6 +535,12 @@ def test_dry_run_is_balanced_and_skips_what_is_there(write, call):
         ('[0, 1, 2]', '[0, 0]', 'seeds are different non-negative integers; got [0, 0]'),
         ('title = ', 'title = (', 'can not be read: SyntaxError'),
         ('title =', 'folds = 1; title =', 'folds: expected a number of at least 2, or none, got 1'),
+        ("teacher='big'", "teacher='big_{fold}'", "'{fold}' stays as it is"),
+        (
+            'loss_weight',
+            "levels': ['{fold}'], 'model.losses.pkd.loss_weight",
+            "row 'pkd': '{fold}' stays as it is; it is filled in as a teacher and in options",
+        ),
         ('dict(nfe4', "dict(**{'nfe/4': {}}, nfe4", "'nfe/4' is no name of a file"),
     ],
 )

@@ -75,9 +75,17 @@ def test_boxes_stay_with_their_images(data):
             assert len({box['id'] for box in part['annotations']}) == len(part['annotations'])
             assert all(box['bbox'][2] == width[box['image_id']] for box in part['annotations'])
             count += len(part['annotations'])
-    assert count == 2 * (
-        6 + 3
-    )  # each is trained on once and tested once: 0, 1, 2 of seven, of four
+    boxes = 6 + 3  # of seven images and of four, with 0, 1 and 2 in turn
+    assert count == 2 * boxes  # each is trained on once and tested once
+
+
+def test_no_fold_of_another_split_is_left(data):
+    split(data)
+    split(data, '--folds', 2)
+    names = {path.name for path in (data / 'folds').iterdir()}
+    assert names == {f'fold{n}_{part}.json' for n in (0, 1) for part in ('train', 'test')} | {
+        'images'
+    }
 
 
 def test_the_split_is_the_seed_s_alone(data):
