@@ -49,15 +49,25 @@ def row(teacher, label, terms, task=1.0, **losses):
     )
 
 
-rows = dict(plain=dict(config='configs/cifar10/resnet8_cifar10.py', label='plain student'))
-for teacher in teachers:
-    rows[f'{teacher}_kd'] = row(teacher, 'KD, T = 4', ['kd'], 0.1, **{'kd.loss_weight': 0.9})
-    rows[f'{teacher}_wttm'] = row(teacher, 'WTTM, gamma = 0.25', ['wttm'], **wttm)
-rows['fmkt'] = row('resnet_4', 'FM-KT^Theta', ['fmkt'], **fmkt)
-rows['fmkt_decoupled'] = row(
-    'resnet_4',
-    'FM-KT^Theta, half of the pairs decoupled',
-    ['fmkt'],
-    **fmkt,
-    **{'fmkt.pair_ratio': 0.5},
+def kd_and_wttm(teacher):
+    """The rows of every teacher."""
+    return {
+        f'{teacher}_kd': row(teacher, 'KD, T = 4', ['kd'], 0.1, **{'kd.loss_weight': 0.9}),
+        f'{teacher}_wttm': row(teacher, 'WTTM, gamma = 0.25', ['wttm'], **wttm),
+    }
+
+
+rows = dict(
+    plain=dict(config='configs/cifar10/resnet8_cifar10.py', label='plain student'),
+    **kd_and_wttm('resnet_1'),
+    **kd_and_wttm('resnet_2'),
+    **kd_and_wttm('resnet_4'),
+    fmkt=row('resnet_4', 'FM-KT^Theta', ['fmkt'], **fmkt),
+    fmkt_decoupled=row(
+        'resnet_4',
+        'FM-KT^Theta, half of the pairs decoupled',
+        ['fmkt'],
+        **fmkt,
+        **{'fmkt.pair_ratio': 0.5},
+    ),
 )
