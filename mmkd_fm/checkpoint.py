@@ -3,7 +3,9 @@
 mmengine's checkpoints hold more than tensors (log histories, NumPy values), so torch's
 `weights_only=True` refuses them, and mmengine 0.10 lets anything be unpickled below torch 2.6 and
 can't resume at all from 2.6 on. The loader here unpickles exactly what mmengine's checkpoints need
-and refuses the rest by name. Importing this module installs it for files and URLs.
+and refuses the rest by name. Importing this module installs it for files and URLs, and for the
+`torchvision://`, `open-mmlab://` and `mmcls://` that mmengine turns into URLs. From `s3://`,
+`petrel://` and `pavi://` mmengine still reads with torch.load as it is.
 """
 
 import os
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 _NUMPY_DTYPES = (
@@ -162,3 +165,7 @@ def load_from_http(filename: str, map_location: Any = None, model_dir: Optional[
             torch.hub.download_url_to_file(filename, path)
         barrier()
     return load_from_local(path, map_location)
+
+
+# its loaders of model names such as torchvision://resnet50 call this by name, past the schemes
+mmengine_checkpoint.load_from_http = load_from_http

@@ -20,6 +20,7 @@ pytest.importorskip('mmengine')
 
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
 
 from mmkd_fm import checkpoint as safe
@@ -249,6 +250,30 @@ def test_urls(server, tmp_path, monkeypatch):
     assert not (tmp_path / 'marker').exists()
     with pytest.raises(OSError, match='404'):
         CheckpointLoader.load_checkpoint(f'{url}/absent.pth')
+
+
+@pytest.mark.parametrize(
+    ('name', 'index'),
+    [
+        ('torchvision://', 'get_torchvision_models'),
+        ('modelzoo://', 'get_torchvision_models'),
+        ('open-mmlab://', 'get_external_models'),
+        ('openmmlab://', 'get_external_models'),
+        ('mmcls://', 'get_mmcls_models'),
+    ],
+)
+def test_names_of_models_are_urls(name, index, server, tmp_path, monkeypatch):
+    url, folder, _ = server
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    models = {kind: f'{url}/{kind}.pth' for kind in ('good', 'bad')}
+    monkeypatch.setattr(mmengine_checkpoint, index, lambda: models)
+    torch.save(dict(state_dict=dict(weight=torch.ones(1))), folder / 'good.pth')
+    torch.save(Call(os.mkdir, str(tmp_path / 'marker')), folder / 'bad.pth')
+    assert 'state_dict' in CheckpointLoader.load_checkpoint(f'{name}good')
+    with pytest.raises(safe.UnsafeCheckpointError, match='posix.mkdir'):
+        CheckpointLoader.load_checkpoint(f'{name}bad')
+    assert not (tmp_path / 'marker').exists()
 
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,5 +1,7 @@
 """Parameters, GFLOPs and latency of a detector, as the tables of this project count them."""
 
+from __future__ import annotations
+
 import statistics
 import time
 from collections.abc import Callable
@@ -16,12 +18,17 @@ def num_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def gflops(model: nn.Module, image: Tensor) -> float:
+def gflops(model: nn.Module, image: Tensor, samples: list | None = None) -> float:
     """Billions of multiply-adds of the network on ``image``, shape (N, 3, H, W), in eval mode.
 
-    Box decoding and NMS are not counted.
+    Box decoding and NMS are not counted, but where the network reads proposals, those of its own.
+
+    Args:
+        model: The network.
+        image: Its input.
+        samples: The N data samples, which heads of two stages and of queries read.
     """
-    return call_gflops(lambda: model(image, mode='tensor'))
+    return call_gflops(lambda: model(image, samples, mode='tensor'))
 
 
 def call_gflops(call: Callable[[], Any]) -> float:
@@ -34,13 +41,19 @@ def call_gflops(call: Callable[[], Any]) -> float:
     return counter.get_total_flops() / 2e9
 
 
-def latency(model: nn.Module, image: Tensor, repeats: int = 10, warmup: int = 3) -> float:
-    """Median seconds of the network's forward on ``image``, shape (N, 3, H, W), in eval mode."""
+def latency(
+    model: nn.Module,
+    image: Tensor,
+    samples: list | None = None,
+    repeats: int = 10,
+    warmup: int = 3,
+) -> float:
+    """Median seconds of the network's forward; the arguments are those of `gflops`."""
     seconds = []
     with torch.no_grad():
         for _ in range(warmup + repeats):
             start = now(image.device)
-            model(image, mode='tensor')
+            model(image, samples, mode='tensor')
             seconds.append(now(image.device) - start)
     return statistics.median(seconds[warmup:])
 

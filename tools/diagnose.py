@@ -97,7 +97,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         raise ValueError(f'there is no config file {args.config}; see configs/')
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
     report = diagnose(cfg, load_subject(cfg, args.checkpoint, args.device), args, console)
     folder = args.out or Path('work_dirs/diagnose') / Path(args.config).stem
     folder.mkdir(parents=True, exist_ok=True)

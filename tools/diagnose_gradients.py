@@ -48,7 +48,7 @@ def measure_gradients(subject: Subject, batches: Iterable[dict]) -> list[dict]:
     """
     model, parts = subject.model, parameters_by_part(subject.student)
     rows: dict[tuple[str, str], list[dict]] = {}
-    with as_in_training(subject) as set_iteration:
+    with as_in_training(subject) as set_iteration, _without_recomputation(subject.student):
         for n, raw in enumerate(batches):
             set_iteration(subject.iteration + n)  # flows draw their steps by it
             losses = loss_terms(model, model.data_preprocessor(raw, True))
@@ -62,6 +62,19 @@ def measure_gradients(subject: Subject, batches: Iterable[dict]) -> list[dict]:
         dict(term=term, part=part, batches=len(of_batches), **average(of_batches))
         for (term, part), of_batches in rows.items()
     ]
+
+
+@contextmanager
+def _without_recomputation(student: nn.Module) -> Iterator[None]:
+    """Switch `with_cp` off: mmdet's blocks recompute in a way that forbids gradients of parts."""
+    recomputed = [m for m in student.modules() if getattr(m, 'with_cp', False)]
+    for module in recomputed:
+        module.with_cp = False
+    try:
+        yield
+    finally:
+        for module in recomputed:
+            module.with_cp = True
 
 
 def parameters_by_part(student: nn.Module) -> dict[str, list[nn.Parameter]]:

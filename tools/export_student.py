@@ -12,6 +12,7 @@ import importlib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from textwrap import shorten
 from typing import Any
 
@@ -43,10 +44,13 @@ def main() -> None:
     cfg = Config.fromfile(arguments.config)
     cfg.merge_from_dict(arguments.cfg_options)
     enter_scope(cfg)
-    loaded = CheckpointLoader.load_checkpoint(arguments.checkpoint, map_location='cpu')
+    try:
+        loaded = CheckpointLoader.load_checkpoint(arguments.checkpoint, map_location='cpu')
+    except (OSError, UnpicklingError) as error:  # they say what is wrong with it
+        raise SystemExit(f'error: {error}') from error
     state = dict(loaded.get('state_dict', loaded))
     if 'student' in cfg.model:
-        cfg.model = cfg.model.student
+        cfg.model = student_of(cfg.model)
     if arguments.nfe:
         set_steps(cfg.model, arguments.nfe)
     else:
@@ -110,9 +114,34 @@ def is_distillation(path: Path) -> bool:
     return 'student' in (cfg.get('model') or {})
 
 
+def student_of(model: dict) -> dict:
+    """The student of a Distiller's config, which without a preprocessor takes the Distiller's."""
+    student = model['student']
+    if model.get('data_preprocessor') and not student.get('data_preprocessor'):
+        student['data_preprocessor'] = model['data_preprocessor']
+    return student
+
+
 def flows(model: dict) -> list[str]:
-    """Parts of a model config that carry a flow."""
-    return [part for part in PARTS if 'Flow' in str((model.get(part) or {}).get('type', ''))]
+    """Parts of a model config that carry a flow.
+
+    Raises:
+        SystemExit: If it is one of several necks.
+    """
+    for part in PARTS:
+        if isinstance(model.get(part), (list, tuple)) and any(map(_is_flow, model[part])):
+            raise SystemExit(
+                f'error: {part} is a list with a flow in it, which is not exported; put the list '
+                f'into the FlowNeck'
+            )
+    return [part for part in PARTS if _is_flow(model.get(part))]
+
+
+def _is_flow(part: Any) -> bool:
+    """Whether a part of a model config is one of our wrappers."""
+    kind = part.get('type', '') if isinstance(part, dict) else ''
+    name = kind.__name__ if isinstance(kind, type) else kind
+    return name.rpartition('.')[2] in ('FlowNeck', 'FlowClsHead')
 
 
 def set_steps(model: dict, nfe: int) -> None:

@@ -20,8 +20,11 @@ import argparse
 import json
 import os
 import random
+import re
 import sys
 from pathlib import Path
+
+FOLD = re.compile(r'fold\d+_(train|test)\.json')
 
 
 def read_images(paths: list[Path]) -> tuple[list[dict], dict[str, list[dict]], list[dict]]:
@@ -106,6 +109,11 @@ def make_folds(out: Path, paths: list[Path], images: Path, folds: int = 5, seed:
             f'--images {images}: expected the {len(listed)} images of the annotations, '
             f'{len(missing)} are not there, as {missing[0]}'
         )
+    for path in (path.resolve() for path in paths):
+        if path.parent == out.resolve() and FOLD.fullmatch(path.name):
+            raise ValueError(
+                f'{path} is read, and folds in {out} are replaced; name another folder'
+            )
     link = out / 'images'
     target = os.path.relpath(images.resolve(), out.resolve())
     if os.path.lexists(link) and not (link.is_symlink() and os.readlink(link) == target):
@@ -115,8 +123,8 @@ def make_folds(out: Path, paths: list[Path], images: Path, folds: int = 5, seed:
     out.mkdir(parents=True, exist_ok=True)
     if not link.is_symlink():
         link.symlink_to(target)
-    for name in ('train', 'test'):  # of more folds, or of another split
-        for old in out.glob(f'fold[0-9]*_{name}.json'):
+    for old in out.glob('fold*.json'):  # of more folds, or of another split
+        if FOLD.fullmatch(old.name):
             old.unlink()
     random.Random(seed).shuffle(listed)
     for fold in range(folds):

@@ -14,9 +14,10 @@ from mmengine.dataset import pseudo_collate
 from mmengine.dist import is_main_process
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from complexity import gflops, latency, num_parameters
 from mmkd_fm.functional.transport import SOLVERS
@@ -59,10 +60,11 @@ def main() -> None:
     folder = Path(arguments.work_dir or cfg.get('work_dir') or default)
     cfg.work_dir = str(folder)
     cfg.load_from = arguments.checkpoint
+    cfg.resume = False  # the config in the work dir of a resumed training says otherwise
     cfg.launcher = arguments.launcher
     runner = Runner.from_cfg(cfg)
     try:
-        flowed_parts(runner.model)
+        check_flows(runner.model, arguments.checkpoint)
     except ValueError as error:
         raise SystemExit(f'error: {error}') from None
     rows = []
@@ -129,14 +131,15 @@ def evaluate(runner: Runner, nfe: int, solver: Optional[str] = None) -> dict[str
     metrics = runner.test()  # empty if nothing at all is found
     keys = scores_of(metrics, isinstance(flowed[0], FlowClsHead)).keys.values()
     model.eval()
-    image = _first_image(runner, model)
+    data = _first_image(runner, model)
+    image, samples = data['inputs'], data.get('data_samples')
     unused = 0 if nfe else sum(num_parameters(_flow(module)) for module in flowed)
     return dict(
         steps=nfe,
         nfe=nfe * EVALUATIONS[flowed[0].solver],
         parameters=num_parameters(_student(model)) - unused,
-        gflops=gflops(model, image),
-        milliseconds=1000 * latency(model, image),
+        gflops=gflops(model, image, samples),
+        milliseconds=1000 * latency(model, image, samples),
         **{key: metrics.get(key, 0.0) for key in keys if key in metrics or not metrics},
     )
 
@@ -156,6 +159,24 @@ def flowed_parts(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
             'a classifier head=dict(type=FlowClsHead, head=...)'
         )
     return model, flowed
+
+
+def check_flows(model: nn.Module, checkpoint: str) -> None:
+    """Refuse a checkpoint without the flows, which a Runner would test with random ones.
+
+    Raises:
+        ValueError: If the model has no flow, or the checkpoint lacks what the student has.
+    """
+    student = _student(flowed_parts(model)[0])
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    found = {key.removeprefix('module.') for key in loaded.get('state_dict', loaded)}
+    missing = [key for key in student.state_dict() if key not in found]
+    if missing:
+        raise ValueError(
+            f'{checkpoint} lacks {len(missing)} tensors of the student, as {missing[0]}: it is of '
+            f'another student, say without this flow; give one that was trained with this '
+            f'config, or test it with its own, without --nfe'
+        )
 
 
 def scores_of(metrics: dict[str, float], classifier: bool) -> Scores:
@@ -188,9 +209,9 @@ def _student(model: nn.Module) -> nn.Module:
     return getattr(model, 'student', model)
 
 
-def _first_image(runner: Runner, model: nn.Module) -> Tensor:
+def _first_image(runner: Runner, model: nn.Module) -> dict:
     batch = pseudo_collate([runner.test_dataloader.dataset[0]])
-    return model.data_preprocessor(batch, False)['inputs']
+    return model.data_preprocessor(batch, False)
 
 
 def table(rows: list[dict[str, float]]) -> Table:

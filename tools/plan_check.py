@@ -171,7 +171,7 @@ class Conformance:
 
     def _export(self) -> str:
         cfg = copy.deepcopy(self.cfg)
-        cfg.model = cfg.model.student
+        cfg.model = export_student.student_of(cfg.model)
         state = self.distiller.state_dict()
         kept = ''
         try:

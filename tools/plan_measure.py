@@ -140,7 +140,8 @@ def make_plan(cfg: Config, model: Distiller, size: tuple[int, int]) -> Plan:
         teacher=num_parameters(teacher) if teacher is not None else 0,
         extras=num_parameters(extras),
     )
-    plan.memory = _memory(cfg, extras, teacher)
+    with scope_of(cfg):  # of the optimizer
+        plan.memory = _memory(cfg, extras, teacher)
     plan.exported = _exported(model)
     return plan
 

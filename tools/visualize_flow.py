@@ -103,7 +103,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     register_all_modules(init_default_scope=False)
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    init_default_scope(cfg.get('default_scope') or 'mmdet')
     images = [read_image(cfg, path) for path in args.images]
     model, loss_name = load_distiller(
         cfg, args.checkpoint, args.teacher_checkpoint, args.loss, args.device
@@ -118,7 +118,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
         name = stem if stems.count(stem) == 1 else f'{stem}_{n}'
         title = f'{name}: {loss_name} ({kind}), {args.solver}, {args.steps} step(s)'
         picture = draw_flow(
-            data['inputs'].numpy()[::-1].transpose(1, 2, 0),
+            # bytes, since with to_float32=True the pipeline gives floats
+            data['inputs'].byte().numpy()[::-1].transpose(1, 2, 0),
             flows,
             f'{title}\nBelow each map: its {metric} distance to the teacher; below the change: its '
             f"distance to $X^S$.\nColours of a row: principal components of the teacher's map.",

@@ -45,7 +45,11 @@ def colour(flow: LevelFlow, image_shape: tuple[int, int]) -> dict[str, np.ndarra
         (h, w): how much the flow moves each position of the standardised map (RMS over channels).
     """
     h, w = (ceil(side / flow.stride) for side in image_shape)
-    cropped = {key: value[..., :h, :w] for key, value in flow.maps.items()}
+    height, width = flow.maps['student'].shape[-2:]
+    cropped = {  # a teacher that sees the image larger has larger maps
+        key: value[..., : ceil(h * value.shape[-2] / height), : ceil(w * value.shape[-1] / width)]
+        for key, value in flow.maps.items()
+    }
     flat = {key: _standardise(value.flatten(2)) for key, value in cropped.items()}
     axes = torch.linalg.eigh(flat['teacher'][0] @ flat['teacher'][0].T)[1][:, -3:].flip(1)
     axes = axes * torch.where(axes.sum(0) < 0, -1, 1)  # a component has no sign of its own

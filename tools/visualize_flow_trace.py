@@ -18,6 +18,7 @@ from mmkd_fm.models.losses.fmkt import FMKTLoss
 from mmkd_fm.models.preprocessor import common_part
 from mmkd_fm.models.taps import Tap, find_module, read, record
 from mmkd_fm.registry import MODELS
+from plan_models import build_distiller
 from trained_checkpoint import load_trained
 
 PROBE_SIZE = 128  # pixels, a multiple of all strides
@@ -78,7 +79,7 @@ def load_distiller(
             f'expected a config with model.type mmkd_fm.Distiller, got {kind!r}; give that of the '
             f'distillation, such as configs/bccd/fmkt_retinanet_r18_r18-quarter_bccd.py'
         )
-    model: Distiller = MODELS.build(cfg.model)
+    model = build_distiller(cfg)
     valid = [name for name, loss in model.distill_losses.items() if isinstance(loss, FMKTLoss)]
     if not valid or loss_name not in (None, *valid):
         losses = ', '.join(f'{n} ({type(x).__name__})' for n, x in model.distill_losses.items())

@@ -156,6 +156,20 @@ def test_steps_need_a_flow(distilled, tools, tmp_path):
     assert 'error: the student has no FlowNeck, so it costs the same whatever --nfe' in output
 
 
+def test_a_checkpoint_without_the_flow_is_not_swept(any_nfe, plain, tools, tmp_path):
+    code, output = tools.run_python(
+        tools.root / 'tools' / 'test.py',
+        any_nfe.config,
+        plain.work_dir / 'epoch_1.pth',
+        *('--nfe', 0, 1, '--work-dir', tmp_path),
+        cwd=any_nfe.folder,
+        check=False,
+    )
+    assert code != 0 and 'Traceback' not in output
+    assert 'of another student, say without this flow' in ' '.join(output.split())
+    assert not (tmp_path / 'nfe.json').exists()
+
+
 def test_a_plain_checkpoint_starts_a_flow_student(
     distill_config, plain, make_runner, tmp_path, tools
 ):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.hub import get_config
 
 import benchmark
 import benchmark_measure
@@ -37,7 +38,7 @@ from benchmark_report import BARE, Cost, Inference, LogitCost, Report
 from benchmark_run import Benchmark
 from benchmark_tables import PHASES, markdown, sheets
 from benchmark_training import Training
-from complexity import gflops, num_parameters
+from complexity import call_gflops, gflops, latency, num_parameters
 from mmkd_fm.models import Flow
 from mmkd_fm.registry import MODELS
 
@@ -318,6 +319,22 @@ def test_students(model, training):
     for nfe in (0, 1, 3):
         flowing.neck.nfe = nfe
         assert gflops(flowing, image) == pytest.approx(gflops(plain, image) + nfe * step)
+
+
+def test_networks_that_read_proposals():
+    """They take the sizes of the images from the samples."""
+    cfg = get_config('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py').model
+    cfg.backbone.update(depth=18, base_channels=8, init_cfg=None)
+    cfg.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+    cfg.rpn_head.update(in_channels=16, feat_channels=16)
+    cfg.roi_head.bbox_roi_extractor.out_channels = 16
+    cfg.roi_head.bbox_head.update(in_channels=16, fc_out_channels=32)
+    model = MODELS.build(cfg).eval()
+    data = model.data_preprocessor(raw_batch(1, (64, 96)), False)
+    image, samples = data['inputs'], data['data_samples']
+    shared = call_gflops(lambda: model.extract_feat(image))
+    assert gflops(model, image, samples) > shared > 0
+    assert latency(model, image, samples, repeats=1, warmup=0) > 0
 
 
 # Logit losses

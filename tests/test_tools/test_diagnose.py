@@ -161,6 +161,17 @@ def test_of_a_plain_model_its_own_losses_are_compared(retinanet, build, raw_batc
     assert sum(shares) == pytest.approx(1)
 
 
+def test_recomputing_backbones_have_the_same_gradients(retinanet, build, raw_batch):
+    model, rows = build(retinanet(), 0), []
+    blocks = [module for module in model.modules() if hasattr(module, 'with_cp')]
+    for recomputes in (False, True):
+        for block in blocks:
+            block.with_cp = recomputes
+        rows.append(gradients.measure_gradients(Subject(model, {}, 0, 0), [raw_batch()]))
+        assert blocks and all(block.with_cp is recomputes for block in blocks)
+    assert rows[0] == rows[1]
+
+
 # Distances
 
 

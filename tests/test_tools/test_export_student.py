@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 
 import export_student
+from mmkd_fm.models import FlowNeck
 
 ROOT = Path(__file__).resolve().parents[2]
 DISTILLED = ROOT / 'configs' / 'bccd' / 'fmkt-wttm_gfl_r18_r18-quarter_bccd.py'
@@ -56,6 +57,32 @@ def test_what_a_runner_takes_is_never_dropped():
     assert list(export_student.own_types(list(cfg.values()))) == ['mmkd_fm.Other']
 
 
+def test_the_distiller_s_preprocessor_is_the_student_s():
+    own, other = dict(type='DetDataPreprocessor'), dict(type='ImgDataPreprocessor')
+    student_of = export_student.student_of
+    assert student_of(dict(student=dict(type='GFL'), data_preprocessor=own)) == dict(
+        type='GFL', data_preprocessor=own
+    )
+    with_own = dict(type='GFL', data_preprocessor=own)
+    assert student_of(dict(student=dict(with_own), data_preprocessor=other)) == with_own
+    assert student_of(dict(student=dict(type='GFL'))) == dict(type='GFL')
+
+
+def test_necks_without_a_flow_stay():
+    state = {'neck.0.weight': torch.ones(1)}
+    for neck in (None, [dict(type='FPN'), dict(type='DyHead')], dict(type='SemanticFlowFPN')):
+        model = dict(neck=neck)
+        assert export_student.flows(model) == []
+        assert export_student.unwrap(model, dict(state)) == state and model == dict(neck=neck)
+
+
+def test_flows_are_found_by_name_and_by_type():
+    for kind in ('FlowNeck', 'mmkd_fm.FlowNeck', FlowNeck):
+        assert export_student.flows(dict(neck=dict(type=kind))) == ['neck']
+        with pytest.raises(SystemExit, match='neck is a list with a flow in it'):
+            export_student.flows(dict(neck=[dict(type=kind), dict(type='DyHead')]))
+
+
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, 'argv', ['export_student.py', *map(str, arguments)])
     export_student.main()
@@ -97,11 +124,13 @@ def test_the_config_in_a_work_dir_is_not_overwritten(monkeypatch, tmp_path):
         (['absent.pth', 'out'], "error: there is no checkpoint 'absent.pth'"),
         (['other.pth', 'out', '--nfe', '-1'], 'error: --nfe: expected 0 or more, got -1'),
         (['other.pth', 'out'], r'(?s)error: other.pth does not fit the student of .*Missing key'),
+        (['cut.pth', 'out'], 'error: cut.pth is truncated or not a checkpoint'),
     ],
 )
 def test_mistakes_are_explained(monkeypatch, tmp_path, arguments, message):
     monkeypatch.chdir(tmp_path)
     torch.save(dict(state_dict=dict(weight=torch.zeros(1))), 'other.pth')
+    Path('cut.pth').write_bytes(Path('other.pth').read_bytes()[:-100])
     with pytest.raises(SystemExit, match=message):
         run(monkeypatch, DISTILLED, *arguments)
     assert not (tmp_path / 'out').exists()

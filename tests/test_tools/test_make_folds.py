@@ -88,6 +88,22 @@ def test_no_fold_of_another_split_is_left(data):
     }
 
 
+def test_files_of_others_stay(data):
+    split(data)
+    other = data / 'folds/fold0_hard_test.json'
+    other.write_text('mine')
+    assert split(data, '--folds', 2).returncode == 0
+    assert other.read_text() == 'mine'
+
+
+def test_what_is_read_is_not_replaced(data):
+    split(data)
+    before = read(data, 4, 'test')
+    done = split(data, '--folds', 2, files=('folds/fold4_test.json',))
+    assert done.returncode == 2 and 'is read, and folds in' in ' '.join(done.stderr.split())
+    assert read(data, 4, 'test') == before
+
+
 def test_the_split_is_the_seed_s_alone(data):
     split(data)
     first = [read(data, fold, 'test') for fold in range(5)]

@@ -1,5 +1,7 @@
 """The plan of a distillation says what its models say; its checks pass and fail for a reason."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from mmdet.models.dense_heads import RetinaHead
@@ -158,6 +160,15 @@ def test_memory(planned):
         'extras, optimizer state': 2 * extras,  # AdamW keeps two moments
         "the teacher's weights": sum(tensor.nbytes for tensor in state),
     }
+
+
+def test_an_optimizer_of_mmpretrain():
+    path = Path(__file__).parents[2] / 'configs/cifar10/wttm_resnet20_resnet8_cifar10.py'
+    cfg = Config.fromfile(path)
+    cfg.model.terms = ['fmkt']
+    cfg.optim_wrapper.optimizer = dict(type='Lamb', lr=0.1)
+    made = make_plan(cfg, build_distiller(cfg), (32, 32))
+    assert made.memory['extras, optimizer state'] == 2 * made.memory['extras, gradients'] > 0
 
 
 @pytest.mark.parametrize(

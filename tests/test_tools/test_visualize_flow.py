@@ -214,6 +214,28 @@ def level_flow(student, teacher, steps=1, stride=8):
     return trace.LevelFlow(0, stride, times, maps, distances, 0.0)
 
 
+def test_the_student_s_preprocessor_at_the_top_of_the_config(trained):
+    cfg = Config.fromfile(trained / 'own.py')
+    before = trace.load_distiller(cfg, str(trained / 'own.pth'), None, None, 'cpu')[0]
+    cfg.data_preprocessor = cfg.model.student.pop('data_preprocessor')
+    model = trace.load_distiller(cfg, str(trained / 'own.pth'), None, None, 'cpu')[0]
+    batch = dict(inputs=[torch.full((3, 64, 64), 99, dtype=torch.uint8)], data_samples=None)
+    expected = before.student.data_preprocessor(batch, False)['inputs']
+    assert torch.equal(model.student.data_preprocessor(batch, False)['inputs'], expected)
+    assert expected.abs().max() < 3  # normalised
+
+
+def test_a_config_without_a_scope(trained, tmp_path):
+    options = ('--steps', '1', '--out-dir', str(tmp_path), '--cfg-options', 'default_scope=None')
+    assert run(trained, 'own', *options) == 0
+
+
+def test_a_teacher_that_sees_the_image_larger_is_shown_whole():
+    torch.manual_seed(0)
+    pictures = figure.colour(level_flow(torch.randn(4, 8, 8), torch.randn(4, 12, 12)), (48, 64))
+    assert pictures['student'].shape[1:3] == (6, 8) and pictures['teacher'].shape[1:3] == (9, 12)
+
+
 @pytest.mark.parametrize('channels', [1, 2, 16])
 def test_colours_ignore_scale_and_shift_and_leave_out_the_padding(channels):
     torch.manual_seed(0)
