@@ -21,7 +21,7 @@ def num_parameters(model: nn.Module) -> int:
 def gflops(model: nn.Module, image: Tensor, samples: list | None = None) -> float:
     """Billions of multiply-adds of the network on ``image``, shape (N, 3, H, W), in eval mode.
 
-    Box decoding and NMS are not counted, but where the network reads proposals, those of its own.
+    Box decoding and NMS are not counted.
 
     Args:
         model: The network.

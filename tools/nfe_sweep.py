@@ -165,15 +165,22 @@ def check_flows(model: nn.Module, checkpoint: str) -> None:
     """Refuse a checkpoint without the flows, which a Runner would test with random ones.
 
     Raises:
-        ValueError: If the model has no flow, or the checkpoint lacks what the student has.
+        ValueError: If the model has no flow, or the checkpoint lacks a tensor of the student or
+            has it in another shape.
     """
     student = _student(flowed_parts(model)[0])
     loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    found = {key.removeprefix('module.') for key in loaded.get('state_dict', loaded)}
-    missing = [key for key in student.state_dict() if key not in found]
+    found = {
+        key.removeprefix('module.'): value.shape
+        for key, value in loaded.get('state_dict', loaded).items()
+        if hasattr(value, 'shape')
+    }
+    wanted = {key: value.shape for key, value in student.state_dict().items()}
+    missing = [key for key, shape in wanted.items() if found.get(key) != shape]
     if missing:
         raise ValueError(
-            f'{checkpoint} lacks {len(missing)} tensors of the student, as {missing[0]}: it is of '
+            f'{checkpoint} lacks {len(missing)} tensors of the student, as {missing[0]} of shape '
+            f'{tuple(wanted[missing[0]])}: it is of '
             f'another student, say without this flow; give one that was trained with this '
             f'config, or test it with its own, without --nfe'
         )

@@ -104,6 +104,14 @@ def run(args: argparse.Namespace, console: Console) -> None:
     cfg.merge_from_dict(args.cfg_options or {})
     register_all_modules(init_default_scope=False)
     init_default_scope(cfg.get('default_scope') or 'mmdet')
+    stems = [Path(path).stem for path in args.images]
+    names = [stem if stems.count(stem) == 1 else f'{stem}_{n}' for n, stem in enumerate(stems)]
+    read = {Path(path).resolve() for path in args.images}
+    for name in names:
+        if (args.out_dir / f'{name}.png').resolve() in read:
+            raise ValueError(
+                f'{args.out_dir}/{name}.png is an image that is read; choose another --out-dir'
+            )
     images = [read_image(cfg, path) for path in args.images]
     model, loss_name = load_distiller(
         cfg, args.checkpoint, args.teacher_checkpoint, args.loss, args.device
@@ -112,14 +120,12 @@ def run(args: argparse.Namespace, console: Console) -> None:
     kind = 'flow in training only' if hasattr(loss, 'flows') else "the student's FlowNeck"
     metric = type(loss.metric).__name__
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    stems = [Path(path).stem for path in args.images]
-    for n, (path, data, stem) in enumerate(zip(args.images, images, stems)):
+    for path, data, name in zip(args.images, images, names):
         flows = trace_flow(model, loss_name, data, args.steps, args.solver, args.level)
-        name = stem if stems.count(stem) == 1 else f'{stem}_{n}'
         title = f'{name}: {loss_name} ({kind}), {args.solver}, {args.steps} step(s)'
         picture = draw_flow(
             # bytes, since with to_float32=True the pipeline gives floats
-            data['inputs'].byte().numpy()[::-1].transpose(1, 2, 0),
+            data['inputs'].clamp(0, 255).byte().numpy()[::-1].transpose(1, 2, 0),
             flows,
             f'{title}\nBelow each map: its {metric} distance to the teacher; below the change: its '
             f"distance to $X^S$.\nColours of a row: principal components of the teacher's map.",

@@ -624,6 +624,11 @@ def test_parts_are_chosen(trained, tmp_path):
     assert set(result) == {'config', 'checkpoint', 'test_images', 'distances', 'left_out'}
 
 
+def test_a_config_without_a_scope(trained, tmp_path):
+    options = ('--parts', 'distances', '--images', '1', '--cfg-options', 'default_scope=None')
+    assert run(trained, 'distilled', tmp_path, *options) == 0
+
+
 def test_boxes_are_in_pixels_of_the_input(trained, build, retinanet):
     """Whatever the pipeline did: here they are loaded after the resize from 96 to 64 pixels."""
     cfg = Config.fromfile(trained / 'plain.py')

@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 import export_student
 from mmkd_fm.models import FlowNeck
+from mmkd_fm.registry import MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 DISTILLED = ROOT / 'configs' / 'bccd' / 'fmkt-wttm_gfl_r18_r18-quarter_bccd.py'
@@ -68,6 +69,19 @@ def test_the_distiller_s_preprocessor_is_the_student_s():
     assert student_of(dict(student=dict(type='GFL'))) == dict(type='GFL')
 
 
+def test_an_exported_student_normalises_as_in_training(monkeypatch, tmp_path):
+    cfg = Config.fromfile(DISTILLED)
+    expected = cfg.model.student.pop('data_preprocessor')
+    cfg.model.data_preprocessor = expected
+    cfg.dump(tmp_path / 'distilled.py')
+    export_student.enter_scope(cfg)
+    student = MODELS.build(cfg.model.student)
+    torch.save(dict(state_dict=student.state_dict()), tmp_path / 'epoch_1.pth')
+    run(monkeypatch, tmp_path / 'distilled.py', tmp_path / 'epoch_1.pth', tmp_path / 'out')
+    exported = Config.fromfile(tmp_path / 'out/distilled.py')
+    assert exported.model.data_preprocessor == expected and expected.mean
+
+
 def test_necks_without_a_flow_stay():
     state = {'neck.0.weight': torch.ones(1)}
     for neck in (None, [dict(type='FPN'), dict(type='DyHead')], dict(type='SemanticFlowFPN')):
@@ -81,6 +95,15 @@ def test_flows_are_found_by_name_and_by_type():
         assert export_student.flows(dict(neck=dict(type=kind))) == ['neck']
         with pytest.raises(SystemExit, match='neck is a list with a flow in it'):
             export_student.flows(dict(neck=[dict(type=kind), dict(type='DyHead')]))
+
+
+def test_a_list_of_necks_in_a_flow_comes_out_whole(retinanet, build):
+    wrapped = [retinanet().neck, dict(type='ChannelMapper', in_channels=[16] * 5, out_channels=16)]
+    model = retinanet()
+    model.neck = dict(type='mmkd_fm.FlowNeck', neck=wrapped, flow=dict(num_steps=[0, 1]))
+    state = export_student.unwrap(model, build(model, 0).state_dict())
+    assert model.neck == wrapped
+    build(model, 1).load_state_dict(state, strict=True)
 
 
 def run(monkeypatch, *arguments):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -228,6 +229,34 @@ def test_the_student_s_preprocessor_at_the_top_of_the_config(trained):
 def test_a_config_without_a_scope(trained, tmp_path):
     options = ('--steps', '1', '--out-dir', str(tmp_path), '--cfg-options', 'default_scope=None')
     assert run(trained, 'own', *options) == 0
+
+
+def test_an_image_is_not_replaced_by_its_picture(trained, capsys):
+    before = (trained / 'image.png').read_bytes()
+    assert run(trained, 'own', '--steps', '1', '--out-dir', str(trained)) == 1
+    shown = ' '.join(capsys.readouterr().out.split())
+    assert 'image.png is an image that is read; choose another --out-dir' in shown
+    assert (trained / 'image.png').read_bytes() == before
+
+
+def test_images_of_floats_are_drawn_as_those_of_bytes(trained, tmp_path, monkeypatch):
+    drawn, draw_flow = [], visualize_flow.draw_flow
+
+    def keep(image, *args):
+        drawn.append(image)
+        return draw_flow(image, *args)
+
+    monkeypatch.setattr(visualize_flow, 'draw_flow', keep)
+    shutil.copy(trained / 'own.pth', tmp_path)
+    shutil.copy(trained / 'image.png', tmp_path)
+    for to_float32 in (False, True):
+        cfg = Config.fromfile(trained / 'own.py')
+        cfg.test_dataloader.dataset.pipeline[0].to_float32 = to_float32
+        cfg.dump(tmp_path / 'own.py')
+        assert run(tmp_path, 'own', '--steps', '1', '--out-dir', str(tmp_path / 'out')) == 0
+    of_bytes, of_floats = drawn
+    assert of_bytes.dtype == of_floats.dtype == np.uint8
+    np.testing.assert_allclose(of_bytes.astype(int), of_floats.astype(int), atol=1)
 
 
 def test_a_teacher_that_sees_the_image_larger_is_shown_whole():

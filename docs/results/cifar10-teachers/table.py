@@ -7,7 +7,7 @@ own. Schedule and weights are those of ../cifar10-pairs, all rows were written d
 run.
 """
 
-title = 'CIFAR-10: three teachers of rising accuracy, and decoupled pairs, ResNet-8, 2 epochs'
+title = 'CIFAR-10: ResNet-20 of one, two and four epochs teaches ResNet-8, 2 epochs'
 metric = 'accuracy/top1'
 seeds = [0, 1, 2]
 baselines = ['plain', 'resnet_1_wttm', 'resnet_2_wttm', 'resnet_4_wttm']
