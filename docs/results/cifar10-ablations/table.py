@@ -1,16 +1,16 @@
-"""CIFAR-10, ResNet-20 of one, two and four epochs teach ResNet-8: which teacher, which pairs?
+"""CIFAR-10, ResNet-20 -> ResNet-8: which teacher, and what does each part of FM-KT do?
 
-python tools/experiments.py docs/results/cifar10-teachers
+python tools/experiments.py docs/results/cifar10-ablations
 
-../cifar10-pairs asks this with one seed; here are three, on another machine, with teachers of its
-own. Schedule and weights are those of ../cifar10-pairs, all rows were written down before the first
-run.
+../cifar10-pairs asks some of this with one seed; here are three, on another machine, with teachers
+of its own. Schedule and weights are those of ../cifar10-pairs. The rows of the parts were written
+down when those of the teachers had been run, before any of FM-KT was done.
 """
 
-title = 'CIFAR-10: ResNet-20 of one, two and four epochs teaches ResNet-8, 2 epochs'
+title = 'CIFAR-10: ResNet-20 of one, two and four epochs teaches ResNet-8, 2 epochs, in parts'
 metric = 'accuracy/top1'
 seeds = [0, 1, 2]
-baselines = ['plain', 'resnet_1_wttm', 'resnet_2_wttm', 'resnet_4_wttm']
+baselines = ['plain', 'resnet_1_wttm', 'resnet_2_wttm', 'resnet_4_wttm', 'fmkt']
 options = {
     f'{part}_dataloader.{key}': value
     for part in ('train', 'val', 'test')
@@ -28,11 +28,6 @@ def resnet20(epochs):
 teachers = {f'resnet_{epochs}': resnet20(epochs) for epochs in (1, 2, 4)}
 labels = dict(resnet_1='1 epoch', resnet_2='2 epochs', resnet_4='4 epochs')
 wttm = {'wttm.gamma': 0.25, 'wttm.loss_weight': 1.5}
-fmkt = {
-    'fmkt.flow.num_steps': 4,
-    'fmkt.flow.meta_encoder.type': 'mmkd_fm.DepthwiseMetaEncoder',
-    'fmkt.loss_weight': 1.0,
-}
 
 
 def row(teacher, label, terms, task=1.0, **losses):
@@ -57,17 +52,31 @@ def kd_and_wttm(teacher):
     }
 
 
+def fmkt(label, **changes):
+    """FM-KT^Theta from the best teacher, but for ``changes``."""
+    options = {
+        'flow.num_steps': 4,
+        'flow.meta_encoder.type': 'mmkd_fm.DepthwiseMetaEncoder',
+        'loss_weight': 1.0,
+        **changes,
+    }
+    losses = {f'fmkt.{key}': value for key, value in options.items()}
+    return row('resnet_4', f'FM-KT^Theta{label}', ['fmkt'], **losses)
+
+
 rows = dict(
     plain=dict(config='configs/cifar10/resnet8_cifar10.py', label='plain student'),
     **kd_and_wttm('resnet_1'),
     **kd_and_wttm('resnet_2'),
     **kd_and_wttm('resnet_4'),
-    fmkt=row('resnet_4', 'FM-KT^Theta', ['fmkt'], **fmkt),
-    fmkt_decoupled=row(
-        'resnet_4',
-        'FM-KT^Theta, half of the pairs decoupled',
-        ['fmkt'],
-        **fmkt,
-        **{'fmkt.pair_ratio': 0.5},
-    ),
+    fmkt=fmkt(''),
+    fmkt_decoupled=fmkt(', half of the pairs decoupled', pair_ratio=0.5),
+    # what FM-KT is made of
+    steps_1=fmkt(', 1 step', **{'flow.num_steps': 1}),
+    steps_8=fmkt(', 8 steps', **{'flow.num_steps': 8}),
+    vp=fmkt(', VP schedule', **{'flow.schedule': 'vp'}),
+    ve=fmkt(', VE schedule', **{'flow.schedule': 've'}),
+    conv=fmkt(', ConvMetaEncoder', **{'flow.meta_encoder.type': 'mmkd_fm.ConvMetaEncoder'}),
+    no_theta=fmkt(', without the Theta term', theta_weight=0.0),
+    no_labels=fmkt(', without labels in the steps', label_weight=0.0),
 )
