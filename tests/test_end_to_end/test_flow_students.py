@@ -156,11 +156,19 @@ def test_steps_need_a_flow(distilled, tools, tmp_path):
     assert 'error: the student has no FlowNeck, so it costs the same whatever --nfe' in output
 
 
-def test_a_checkpoint_without_the_flow_is_not_swept(any_nfe, plain, tools, tmp_path):
+@pytest.mark.parametrize('lacks', ['flow', 'width'])
+def test_a_checkpoint_of_another_student_is_not_swept(any_nfe, plain, tools, tmp_path, lacks):
+    file = plain.work_dir / 'epoch_1.pth'
+    if lacks == 'width':
+        state = tools.load(any_nfe.file)['state_dict']
+        narrow = next(key for key in state if key.startswith('neck.flows.'))
+        state[narrow] = state[narrow][:-1]
+        file = tmp_path / 'narrow.pth'
+        torch.save(dict(state_dict=state), file)
     code, output = tools.run_python(
         tools.root / 'tools' / 'test.py',
         any_nfe.config,
-        plain.work_dir / 'epoch_1.pth',
+        file,
         *('--nfe', 0, 1, '--work-dir', tmp_path),
         cwd=any_nfe.folder,
         check=False,

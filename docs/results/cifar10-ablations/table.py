@@ -78,5 +78,4 @@ rows = dict(
     ve=fmkt(', VE schedule', **{'flow.schedule': 've'}),
     conv=fmkt(', ConvMetaEncoder', **{'flow.meta_encoder.type': 'mmkd_fm.ConvMetaEncoder'}),
     no_theta=fmkt(', without the Theta term', theta_weight=0.0),
-    no_labels=fmkt(', without labels in the steps', label_weight=0.0),
 )
