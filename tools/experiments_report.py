@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from experiments_table import Table
 
 WORTH = 1.0  # the difference, in percent, for which the seeds are counted
 ENOUGH = 3  # seeds that a row of the README has at least
+MARKED = r'(?P<begin><!-- table: {name}(?:, rows: (?P<rows>[^>]+?))? -->).*?(?P<end><!-- end -->)'
 
 
 @dataclass(frozen=True)
@@ -313,15 +315,17 @@ def draw(table: Table, runs: Sequence[dict], path: Path) -> None:
     plt.close(figure)
 
 
-def summary(table: Table, runs: Sequence[dict]) -> str:
+def summary(table: Table, runs: Sequence[dict], rows: Sequence[str] = ()) -> str:
     """The first evaluation as a short table, for the README: rows with three seeds or more.
 
     Args:
         table: The table.
         runs: Its results.
+        rows: Names of the rows to show, in the table's order; all if there are none.
 
     Raises:
-        ValueError: If they come from several kinds of machines, whose numbers are not compared.
+        ValueError: If the runs come from several kinds of machines, whose numbers are not compared,
+            or a row isn't in the table or has fewer seeds.
     """
     if len(by_machine(runs)) > 1:
         raise ValueError(
@@ -331,6 +335,14 @@ def summary(table: Table, runs: Sequence[dict]) -> str:
     lines = [line for line in lines_of(table, runs, table.shown[0]) if not line.variant]
     lines = [line for line in lines if len(line.values) >= ENOUGH]
     baselines = _baselines(table, lines)
+    if rows:
+        shown = [line.row for line in lines]
+        if unknown := [row for row in rows if row not in shown]:
+            raise ValueError(
+                f'{table.folder.name}: the README asks for rows {", ".join(unknown)}, which have '
+                f'fewer than {ENOUGH} seeds or are not declared; there are {", ".join(shown)}'
+            )
+        lines = [line for line in lines if line.row in rows]
     header = ['student', 'seeds', f'{table.shown[0]}, mean ± s.d.']
     header += [f'minus {base.label}' for base in baselines]
     text = [_markdown_row(header), '|---' + '|---:' * (len(header) - 1) + '|']
@@ -344,6 +356,8 @@ def summary(table: Table, runs: Sequence[dict]) -> str:
 def into_readme(table: Table, runs: Sequence[dict], readme: Path) -> bool:
     """Write the summary between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 
+    ``<!-- table: NAME, rows: ROW ... -->`` shows these rows alone.
+
     Args:
         table: The table, NAME being that of its folder.
         runs: Its results.
@@ -352,13 +366,13 @@ def into_readme(table: Table, runs: Sequence[dict], readme: Path) -> bool:
     Returns:
         Whether the file has such marks.
     """
-    begin, end = f'<!-- table: {table.folder.name} -->', '<!-- end -->'
-    before, found, rest = readme.read_text(encoding='utf-8').partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
+    text = readme.read_text(encoding='utf-8')
+    marked = re.search(MARKED.format(name=re.escape(table.folder.name)), text, re.DOTALL)
+    if not marked:
         return False
-    text = f'{before}{begin}\n{summary(table, runs)}\n{end}{after}'
-    readme.write_text(text, encoding='utf-8')
+    rows = (marked['rows'] or '').split()
+    before, after = text[: marked.end('begin')], text[marked.start('end') :]
+    readme.write_text(f'{before}\n{summary(table, runs, rows)}\n{after}', encoding='utf-8')
     return True
 
 

@@ -13,7 +13,7 @@ distill_hooks = dict(
 
 # The flow of FM-KT: one for each level, shared by all its steps. On validation images the
 # convolutional encoder is 1.1 AP below the depthwise one on BCCD (MobileNetV2), 1.8 above it on
-# drawn shapes, three seeds each, and costs four times as much (docs/results/benchmark.md).
+# drawn shapes, three seeds each, and adds four times the time (docs/results/benchmark.md).
 flow = dict(
     meta_encoder=dict(type='mmkd_fm.DepthwiseMetaEncoder'),
     schedule='rectified',

@@ -279,6 +279,17 @@ def test_the_readme_has_the_table_between_its_marks(folder, write, call):
         assert rows[1] == '| student | seeds | val, mean ± s.d. | minus plain student |'
         assert rows[3] == '| plain student | 3 | 41.00 ± 1.00 |  |'
         assert rows[4].startswith('| pkd | 3 | 44.00 ± 1.73 | +3.00 (') and len(rows) == 6
+    mark = '<!-- table: drawn, rows: pkd -->'  # the baseline is compared with all the same
+    readme.write_text(f'Before\n{mark}\nold\n<!-- end -->\nAfter <!-- end -->\n')
+    for _ in range(2):
+        assert call('--render')[0] == 0
+        before, begin, *chosen, end, after = readme.read_text().splitlines()
+        assert (before, begin, end, after) == ('Before', mark, rows[-1], 'After <!-- end -->')
+        assert chosen == [*rows[1:3], rows[4]]
+    readme.write_text('<!-- table: drawn, rows: pkd flow cwd -->\n<!-- end -->\n')
+    status, text = call('--render')
+    assert status == 1 and 'asks for rows flow, cwd, which have fewer than 3 seeds' in text
+    assert 'there are plain, pkd' in text
     write('plain', 1, 0.42, torch='2.13.0')
     status, text = call('--render')
     assert status == 1 and 'expected runs of one kind of machine' in text
@@ -290,12 +301,13 @@ def test_the_readme_of_the_project_has_what_was_run():
     from experiments_table import read_table
 
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    names = re.findall('<!-- table: (.+?) -->', readme)
-    assert names
-    for name in names:
+    marks = re.findall('<!-- (table: .+?) -->', readme)
+    assert marks
+    for mark in marks:
+        name, _, rows = mark.removeprefix('table: ').partition(', rows: ')
         table = read_table(ROOT / 'docs/results' / name)
-        text = summary(table, read_results(table))
-        assert f'<!-- table: {name} -->\n{text}\n<!-- end -->' in readme, f'render {name} again'
+        text = summary(table, read_results(table), rows.split())
+        assert f'<!-- {mark} -->\n{text}\n<!-- end -->' in readme, f'render {name} again'
 
 
 def test_rows_without_runs_are_not_in_the_table(folder, write, call):
