@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from mmengine.dist import barrier, get_rank
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -51,6 +52,7 @@ SAFE_GLOBALS: set[tuple[str, str]] = {
     ('builtins', 'dict'),
     ('builtins', 'tuple'),
     ('_codecs', 'encode'),
+    ('mmengine.config.config', 'ConfigDict'),
     ('mmengine.logging.history_buffer', 'HistoryBuffer'),
     ('numpy', 'ndarray'),
     ('numpy', 'dtype'),
@@ -72,11 +74,27 @@ class UnsafeCheckpointError(pickle.UnpicklingError):
     """A checkpoint asks for an object that no checkpoint of mmengine needs."""
 
 
-def _history_buffer_method(owner: Any, name: str) -> Any:
-    """Stands in for `getattr`, which log histories use for their own four methods only."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+_ONE_CYCLE = ('mmengine.optim.scheduler.param_scheduler', 'OneCycleParamScheduler')
+
+
+class _OneCycle:
+    """Stands in for the scheduler, of which files name the two functions and no more."""
+
+    _annealing_cos = staticmethod(OneCycleParamScheduler._annealing_cos)
+    _annealing_linear = staticmethod(OneCycleParamScheduler._annealing_linear)
+
+
+_FUNCTIONS = {
+    HistoryBuffer: ('min', 'max', 'current', 'mean'),
+    _OneCycle: ('_annealing_cos', '_annealing_linear'),
+}
+
+
+def _function_of(owner: Any, name: str) -> Any:
+    """Stands in for `getattr`, which log histories and one scheduler use for their own alone."""
+    if not isinstance(owner, type) or name not in _FUNCTIONS.get(owner, ()):
         raise UnsafeCheckpointError(f'refused: getattr({owner!r}, {name!r})')
-    return getattr(HistoryBuffer, name)
+    return getattr(owner, name)
 
 
 class _SafeUnpickler(pickle.Unpickler):
@@ -84,7 +102,9 @@ class _SafeUnpickler(pickle.Unpickler):
         if module == '__builtin__':  # its name in pickles of protocol 2
             module = 'builtins'
         if (module, name) == ('builtins', 'getattr'):
-            return _history_buffer_method
+            return _function_of
+        if (module, name) == _ONE_CYCLE:
+            return _OneCycle
         if (module, name) in _NUMPY_GLOBALS:
             return _NUMPY_GLOBALS[module, name]
         if (module, name) not in SAFE_GLOBALS:

@@ -18,7 +18,10 @@ import torch
 
 pytest.importorskip('mmengine')
 
+from mmengine.config import ConfigDict
+from mmengine.dataset import BaseDataset
 from mmengine.model import BaseModel
+from mmengine.optim import OneCycleLR
 from mmengine.runner import Runner
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader, load_checkpoint
@@ -77,6 +80,25 @@ def test_a_runners_checkpoint(runner_checkpoint):
     for name, tensor in expected['state_dict'].items():
         assert torch.equal(loaded['state_dict'][name], tensor)
     assert loaded['message_hub']['runtime_info']['numpy'][2].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize('strategy', ['cos', 'linear'])
+def test_a_scheduler_that_keeps_a_function(tmp_path, strategy):
+    module = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    made = OneCycleLR(optimizer, eta_max=1.0, total_steps=5, anneal_strategy=strategy)
+    torch.save(dict(param_schedulers=[made.state_dict()]), tmp_path / 'x.pth')
+    loaded = safe.load_from_local(str(tmp_path / 'x.pth'))['param_schedulers'][0]
+    assert loaded['anneal_func'] is made.anneal_func
+    assert {k: v for k, v in loaded.items()} == made.state_dict()
+
+
+def test_the_meta_of_a_data_set(tmp_path):
+    """Nested dicts in a config's `metainfo` are kept as ConfigDict."""
+    meta = BaseDataset._load_metainfo(ConfigDict(classes=('a',), more=dict(x=dict(y=1))))
+    torch.save(dict(meta=dict(dataset_meta=meta)), tmp_path / 'x.pth')
+    loaded = safe.load_from_local(str(tmp_path / 'x.pth'))['meta']['dataset_meta']
+    assert loaded == dict(classes=('a',), more=dict(x=dict(y=1)))
 
 
 def test_it_is_what_mmengine_uses(runner_checkpoint, tmp_path, monkeypatch):

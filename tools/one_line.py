@@ -123,7 +123,9 @@ def _write(arguments: argparse.Namespace, hook: dict) -> Path:
         cfg.default_hooks[CHECK] = hook
     name = f'{Path(arguments.config).stem}_distilled'
     default = osp.join('work_dirs', '_'.join([name, *cfg.model.losses]))
-    cfg.work_dir = osp.abspath(arguments.work_dir or cfg.get('work_dir') or default)
+    # not the config's own: where a Runner has left it, that is the plain student's
+    asked = arguments.work_dir or (arguments.cfg_options or {}).get('work_dir')
+    cfg.work_dir = osp.abspath(asked or default)
     check_work_dir(cfg.work_dir)
     path = Path(cfg.work_dir, f'{name}.py')
     if arguments.resume is not None:
@@ -198,6 +200,8 @@ def resolve(
             f"--distill, or give the plain student's"
         )
     of_teacher = read_config(teacher)
+    if cfg.get('resume'):  # left there by a resumed training of the plain student
+        cfg.merge_from_dict(dict(resume=False, load_from=None))
     methods, hooks = _methods(cfg, of_teacher)
     chosen = _choose(names or DEFAULTS.get(cfg.get('default_scope'), ['fmkt']), methods)
     cfg.default_hooks = ConfigDict(cfg.get('default_hooks') or {}, **hooks)
@@ -298,7 +302,10 @@ def _teacher(config: str, cfg: 'Config', checkpoint: Optional[str], student: 'Co
     if 'model' not in cfg:
         raise ValueError(f"{config} has no model; give the teacher's complete config")
     model = cfg.model.get('student', cfg.model)  # a distilled student can teach
-    kept = {k: cfg[k] for k in ('data_preprocessor', 'default_scope') if k in cfg}
+    outer = [cfg, cfg.model] if 'student' in cfg.model else [cfg]
+    kept = {
+        k: part[k] for part in outer for k in ('data_preprocessor', 'default_scope') if k in part
+    }
     return dict(config=ConfigDict(model=model, **kept), checkpoint=checkpoint)
 
 

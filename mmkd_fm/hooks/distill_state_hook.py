@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.runner import IterBasedTrainLoop
+from mmengine.runner import BaseLoop, IterBasedTrainLoop
 from torch import nn
 
 from mmkd_fm.generators import generator_state, set_generator_state
@@ -45,7 +45,8 @@ class DistillStateHook(Hook):
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Check the checkpoint, and on resume load the extras."""
         model = _distiller(runner)
-        if not runner._resume:
+        # the config that a resumed run leaves says "resume" to a test too
+        if not runner._resume or not isinstance(runner._train_loop, BaseLoop):
             _check_keys(model, checkpoint)
             return
         if KEY not in checkpoint:
@@ -60,6 +61,7 @@ class DistillStateHook(Hook):
                 'the checkpoint was trained with another teacher (its weights differ); give the '
                 'same teacher to resume, or start a new distillation with load_from'
             )
+        _check_terms(model, state)
         model.distill_losses.load_state_dict(state['extras'])
         for name, averaged in _averaged(runner).items():
             if name in state['averaged_extras']:  # else EMAHook starts anew, and says so
@@ -96,6 +98,7 @@ class DistillStateHook(Hook):
         """Add the state under its own key."""
         model = _distiller(runner)
         checkpoint[KEY] = dict(
+            terms=list(model.distill_losses),
             extras=_to_cpu(model.distill_losses.state_dict()),
             averaged_extras={
                 name: _to_cpu(averaged.distill_losses.state_dict())
@@ -135,6 +138,21 @@ def _averaged(runner, with_extras: bool = False) -> dict[str, Distiller]:
 
 def _to_cpu(state: dict) -> dict:
     return {name: tensor.cpu() for name, tensor in state.items()}
+
+
+def _check_terms(model: Distiller, state: dict) -> None:
+    """Refuse to resume with other losses, or with extras of other shapes."""
+    terms = list(model.distill_losses)
+    own = {name: tensor.shape for name, tensor in model.distill_losses.state_dict().items()}
+    saved = {name: tensor.shape for name, tensor in state['extras'].items()}
+    if sorted(terms) == sorted(state['terms']) and own == saved:
+        return
+    other = [name for name in sorted({*own, *saved}) if own.get(name) != saved.get(name)]
+    raise ValueError(
+        f'the checkpoint was trained with the losses {", ".join(state["terms"])}, this config has '
+        f'{", ".join(terms)}{", and they differ in " + other[0] if other else ""}; resume with the '
+        f'same losses, or start a new distillation with load_from'
+    )
 
 
 def _check_keys(model: Distiller, checkpoint: dict) -> None:

@@ -101,6 +101,7 @@ class Distiller(BaseModel):
         )
         self.teacher = self_teacher
         self.task_loss_weight = task_loss_weight
+        self.seed = seed
         self.state_is_kept = False  # set by DistillStateHook
         self.told: set[str] = set()  # terms of which was said that they teach nothing
         self._adopt(student_model)
@@ -163,7 +164,7 @@ class Distiller(BaseModel):
         return losses
 
     def init_weights(self) -> None:
-        """Initialise the student as it would be alone, then load the teacher.
+        """Load the teacher, initialise the student as it would be alone, then what else is trained.
 
         Raises:
             RuntimeError: If `DistillStateHook` is not enabled, or its `before_run` is yet to come.
@@ -179,6 +180,9 @@ class Distiller(BaseModel):
             )
         self.load_teacher()
         self.student.init_weights()
+        with preserved_generators():
+            torch.default_generator.manual_seed(_run_seed() if self.seed is None else self.seed)
+            _init_weights(self.distill_losses)
         self._is_init = True
 
     def load_teacher(self) -> None:
@@ -325,6 +329,15 @@ class Distiller(BaseModel):
         if student is not None and name != 'data_preprocessor' and name in student._modules:
             setattr(student, name, value)
         super().__setattr__(name, value)
+
+
+def _init_weights(module: nn.Module) -> None:
+    """Let modules initialise themselves that can, as those of users with an `init_cfg`."""
+    for child in module.children():
+        if hasattr(child, 'init_weights'):
+            child.init_weights()  # its own children too
+        else:
+            _init_weights(child)
 
 
 def _run_seed() -> int:

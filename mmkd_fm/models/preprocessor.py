@@ -1,6 +1,7 @@
 """One raw batch, two views: the student's and the teacher's."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Optional, Union
 
@@ -77,10 +78,17 @@ class TwoViewPreprocessor(nn.Module):
         if isinstance(self.batch_augments, nn.ModuleList):
             for augment in self.batch_augments:
                 inputs, samples = augment(inputs, samples)
-        else:  # mmpretrain's mixup and the like, which mix the labels
+        elif all('gt_score' in sample for sample in samples):
+            # mmpretrain's mixup and the like, which mix the labels
             scores = torch.stack([sample.gt_score for sample in samples])
             inputs, scores = self.batch_augments(inputs, scores)
             samples = [s.set_gt_score(score) for s, score in zip(samples, scores)]
+        else:
+            warnings.warn(
+                'batch augmentations are left out, as mmpretrain does too, since the samples have '
+                'no scores that they could mix; set data_preprocessor.to_onehot=True',
+                stacklevel=2,
+            )
         result['data_samples'] = samples
         student, *others = inputs.split(channels, dim=1)
         return [student, *(rescale(view, self._teacher.input_scale) for view in others)]

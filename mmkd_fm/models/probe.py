@@ -11,9 +11,10 @@ from mmkd_fm.models.head_logits import check_no_queries
 from mmkd_fm.models.roi import find_stage
 from mmkd_fm.models.taps import Records, Tap, Taps, find_module, read, record, tap_paths
 
-_SIZES = (128, 256, 384, 512)
-"""Sides of the images that models are measured with, multiples of all strides; the first that a
-model takes (SSD needs 300 pixels, group norms more than one value)."""
+_SIZES = (128, 256, 384, 512, 224)
+"""Sides of the images that models are measured with; the first that a model takes (SSD needs 300
+pixels, group norms more than one value). All are multiples of all strides but the last, which is
+for classifiers of that size alone."""
 
 Measured = Union[Tapped, dict[str, Tapped]]
 
@@ -82,6 +83,7 @@ def _probe(model: nn.Module, paths: set[str], owner: str) -> tuple[Records, int]
     missed = sorted(path for path, calls in records.items() if not calls)
     raise ValueError(
         f'the {owner} ({type(model).__name__}) does not get as far as {", ".join(missed)} on a '
-        f'blank image without labels: {type(reason).__name__}: {reason}. Such modules can not be '
+        f'blank image of {", ".join(map(str, _SIZES))} pixels without labels (of the last: '
+        f'{type(reason).__name__}: {reason}). Such modules can not be '
         f"tapped; tap 'neck' or 'backbone', or of a two-stage detector 'roi_head.bbox_head'"
     ) from reason

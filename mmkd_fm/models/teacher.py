@@ -37,7 +37,8 @@ class FrozenTeacher:
 
     Args:
         config: Config of the teacher: a name such as 'mmdet::retinanet/...py', a file, or a dict
-            with the key `model`. Its `init_cfg` is never used, so nothing is downloaded for it.
+            with the key `model`; of a distillation's config it is the student. Its `init_cfg` is
+            never used, so nothing is downloaded for it.
         checkpoint: File or URL of its weights, read by `load`.
         input_scale: Size of its images over that of the student's, above 0: with 1.5 it sees them
             at one and a half times the resolution.
@@ -70,9 +71,7 @@ class FrozenTeacher:
             raise ValueError(
                 f'the teacher config {config!r} has no `model`; give a complete config'
             )
-        model = cfg.model.copy()
-        if 'data_preprocessor' in cfg:  # mmpretrain keeps it at the top level
-            model.setdefault('data_preprocessor', cfg.data_preprocessor)
+        model = _plain_model(cfg)
         if model.get('data_preprocessor') is None:
             raise ValueError(
                 'the teacher config has no `data_preprocessor`, so nothing says with which mean, '
@@ -243,6 +242,15 @@ def _read_config(config: Union[str, dict]) -> Config:
             f'{_looked_up(config)}'
         )
     return Config.fromfile(os.path.expanduser(config))
+
+
+def _plain_model(cfg: Config) -> ConfigDict:
+    """The model of a config; of a distillation's the student, whose weights its checkpoints are."""
+    model = cfg.model.get('student', cfg.model).copy()
+    for outer in (cfg.model, cfg):  # mmpretrain keeps it at the top level
+        if outer.get('data_preprocessor') is not None:
+            model.setdefault('data_preprocessor', outer.data_preprocessor)
+    return model
 
 
 def _looked_up(path: str) -> str:

@@ -135,6 +135,33 @@ def test_another_teacher_is_refused(distilled, make_runner, teacher_model, write
     assert not list(tmp_path.glob('epoch_*.pth'))
 
 
+def test_the_config_that_a_resumed_run_leaves_can_be_tested(distilled, make_runner, tmp_path):
+    """It says resume=True, and tools for testing only replace the checkpoint."""
+    file = distilled.work_dir / 'epoch_2.pth'
+    resumed = make_runner(distilled.cfg, tmp_path / 'resumed', resume=file)
+    assert not resumed.model.teacher.is_loaded
+    left, plain = resumed.test(), make_runner(distilled.cfg, tmp_path, load_from=str(file)).test()
+    assert left == plain and 'coco/bbox_mAP' in left
+
+
+@pytest.mark.parametrize('terms', [['fmkt'], ['wttm']], ids=''.join)
+def test_other_losses_are_refused(distilled, make_runner, tmp_path, terms):
+    """Those without parameters too."""
+    file = distilled.work_dir / 'epoch_1.pth'
+    runner = make_runner(distilled.cfg, tmp_path, resume=file, **{'model.terms': terms})
+    with pytest.raises(ValueError, match=f'with the losses fmkt, wttm, this config has {terms[0]}'):
+        runner.train()
+    assert not list(tmp_path.glob('epoch_*.pth'))
+
+
+def test_a_flow_of_another_shape_is_refused(distilled, make_runner, tmp_path):
+    options = {'model.losses.fmkt.flow': dict(meta_encoder=dict(type='mmkd_fm.ConvMetaEncoder'))}
+    file = distilled.work_dir / 'epoch_1.pth'
+    runner = make_runner(distilled.cfg, tmp_path, resume=file, **options)
+    with pytest.raises(ValueError, match='they differ in fmkt.flows.*start a new distillation'):
+        runner.train()
+
+
 def test_a_plain_checkpoint_can_not_be_resumed(distilled, plain, make_runner, tmp_path):
     runner = make_runner(distilled.cfg, tmp_path, resume=plain.work_dir / 'epoch_1.pth')
     with pytest.raises(ValueError, match='use load_from'):

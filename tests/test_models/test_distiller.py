@@ -6,10 +6,12 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import torch
 from mmengine.logging import MMLogger
-from mmengine.model import convert_sync_batchnorm
+from mmengine.model import BaseModule, convert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import load_state_dict
 from torch import nn
+
+from mmkd_fm.models.flow import Flow
 
 kinds = pytest.mark.parametrize('kind', ['retinanet', 'gfl'])
 PKD = dict(type='mmkd_fm.PKDLoss', tap='neck')
@@ -479,6 +481,42 @@ def test_init_weights_are_the_plain_students(
         assert torch.equal(value, model.state_dict()[name]), name
     assert all(torch.equal(a, b) for a, b in zip(extras, model.distill_losses.parameters()))
     assert model.teacher.is_loaded
+
+
+class Own(BaseModule):
+    """A meta-encoder of a user, which says how it begins."""
+
+    def __init__(self, channels, init_cfg=None):
+        super().__init__(init_cfg)
+        self.conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x, t_embedding):
+        return self.conv(x)
+
+
+@pytest.mark.parametrize('layer', ['Conv2d', 'Linear'])
+def test_extras_begin_as_their_init_cfg_says(distiller, detectors, build, distill_losses, layer):
+    own = dict(type=Own, init_cfg=dict(type='Normal', layer=layer, std=100.0))
+    losses = dict(fmkt=dict(distill_losses['fmkt'], flow=dict(meta_encoder=own)))
+
+    def begun():
+        model = distiller(losses=losses, load=False, model_seed=11)
+        model.state_is_kept = True
+        torch.manual_seed(12)
+        model.init_weights()
+        return model, torch.cat([flow.meta_encoder.conv.weight for flow in flows(model)])
+
+    def flows(model):
+        return [module for module in model.distill_losses.modules() if isinstance(module, Flow)]
+
+    model, weights = begun()
+    assert (weights.std() > 50) == (layer == 'Conv2d')
+    assert torch.equal(weights, begun()[1])
+    student = build(detectors['retinanet'](), seed=11)
+    torch.manual_seed(12)
+    student.init_weights()
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
 
 
 def test_building_leaves_the_seed_of_gpus_alone(distiller, monkeypatch):

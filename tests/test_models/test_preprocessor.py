@@ -364,6 +364,17 @@ def test_a_classifying_teacher_has_its_own_resolution(classifiers):
         assert torch.equal(result['teacher_inputs'], expected)
 
 
+def test_mixup_that_a_hook_switches_on_without_scores(classifiers):
+    """mmpretrain leaves it out, without a word."""
+    batch_augments = pytest.importorskip('mmpretrain.models').RandomBatchAugment
+    two_views, batch = classifiers(dict(mean=[0, 0, 0], std=[1, 1, 1]), dict(to_rgb=True))
+    two_views.batch_augments = batch_augments(dict(type='mmpretrain.Mixup', alpha=1.0))
+    with pytest.warns(UserWarning, match='no scores.*set data_preprocessor.to_onehot=True'):
+        result = two_views(copy.deepcopy(batch), True)
+    assert torch.equal(result['inputs'], torch.stack(batch['inputs']).float())
+    assert torch.equal(result['inputs'].flip(1), result['teacher_inputs'])
+
+
 def test_mixup_reaches_both_views_and_the_labels(classifiers):
     augments = dict(augments=dict(type='mmpretrain.Mixup', alpha=1.0))
     normal = dict(mean=[100, 90, 80], std=[50, 60, 70])

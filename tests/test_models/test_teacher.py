@@ -275,6 +275,22 @@ def test_preprocessor_at_the_top_level_of_a_config_is_used(written):
     assert built.model.data_preprocessor.mean.flatten().tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize('top', ['student', 'distiller', 'config'])
+def test_a_distillations_config_stands_for_its_student(written, teacher, top):
+    model = copy.deepcopy(written['config']['model'])
+    distillation = dict(model=dict(type='mmkd_fm.Distiller', student=model, losses=dict()))
+    outer = dict(student=model, distiller=distillation['model'], config=distillation)[top]
+    outer['data_preprocessor'] = model.pop('data_preprocessor')
+    config = dict(written['config'], **distillation)
+    taught = FrozenTeacher(config, written['checkpoint'])
+    taught.load('cpu')
+    images = [torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)]
+    views = [one.view(images) for one in (teacher, taught)]
+    assert torch.equal(*views)
+    for expected, got in zip(neck(teacher, views[0]), neck(taught, views[1])):
+        assert torch.equal(expected, got)
+
+
 @pytest.mark.parametrize('checkpoint', [None, ''])
 def test_no_checkpoint(written, checkpoint):
     with pytest.raises(ValueError, match='has no checkpoint; set model.teacher.checkpoint'):

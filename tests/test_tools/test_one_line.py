@@ -191,6 +191,26 @@ def test_one_stage_and_two_are_two_families(student):
     assert one_line._methods(models[0], distilled)[0] == methods
 
 
+def test_the_config_that_a_training_left_is_not_trained_over(files, monkeypatch, tmp_path):
+    """It says where the plain student's checkpoints are, and perhaps to resume from one."""
+    monkeypatch.chdir(tmp_path)
+    left = Config.fromfile(files['student'])
+    left.merge_from_dict(dict(work_dir=str(tmp_path), resume=True, load_from='epoch_9.pth'))
+    left.dump(tmp_path / 'left.py')
+    teacher = ['--teacher', files['teacher'], '--teacher-checkpoint', files['checkpoint']]
+
+    def resolved(*more):
+        arguments = one_line.with_resolved_config([str(tmp_path / 'left.py'), *teacher, *more])
+        return arguments[-1], Config.fromfile(arguments[0])
+
+    folder, cfg = resolved('--distill', 'pkd')
+    assert folder == cfg.work_dir == str(tmp_path / 'work_dirs' / 'left_distilled_pkd')
+    assert not cfg.resume and cfg.load_from is None
+    folder, cfg = resolved('--cfg-options', f'work_dir={tmp_path}/asked', 'load_from=start.pth')
+    assert folder == cfg.work_dir == str(tmp_path / 'asked')
+    assert not cfg.resume and cfg.load_from == 'start.pth'
+
+
 def test_each_choice_of_methods_has_its_work_dir(files, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     teacher = ['--teacher', files['teacher'], '--teacher-checkpoint', files['checkpoint']]

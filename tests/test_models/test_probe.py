@@ -1,0 +1,55 @@
+"""Taps are measured by a forward of one blank image."""
+
+import pytest
+import torch
+from mmengine.model import BaseModel
+from torch import nn
+
+from mmkd_fm.models.probe import measure_taps
+from mmkd_fm.models.taps import Tap
+
+
+class Fixed(BaseModel):
+    """A model of images of one size, as MLP-Mixer, LeViT and TNT are."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size = size
+        self.backbone = nn.Conv2d(3, 5, 1, stride=32)
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        if inputs.shape[-2:] != (self.size, self.size):
+            raise ValueError(f'input size {tuple(inputs.shape[-2:])} does not match {self.size}')
+        return self.head(self.backbone(inputs).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize('size', [128, 224, 256, 384, 512])
+def test_models_of_a_fixed_size_are_measured(size):
+    model = Fixed(size)
+    taps = {'features': Tap('backbone'), 'logits': Tap('head')}
+    measured = measure_taps(model, taps, 'student')
+    (level,) = measured['features'].levels
+    assert (level.channels, level.stride) == (5, 32)
+    assert measured['logits'].levels == ()
+    assert all(parameter.grad is None for parameter in model.parameters()) and model.training
+
+
+def test_the_sizes_that_were_tried_are_told():
+    tried = r'blank image of 128, 256, 384, 512, 224 pixels.*\(224, 224\) does not match 96'
+    with pytest.raises(ValueError, match=f'the student.*as far as head on a {tried}'):
+        measure_taps(Fixed(96), {'logits': Tap('head')}, 'student')
+
+
+@pytest.mark.slow
+def test_a_classifier_of_a_fixed_size_is_distilled(mmdet_scope):
+    models = pytest.importorskip('mmpretrain.models')
+    arch = dict(embed_dims=16, num_layers=1, tokens_mlp_dims=8, channels_mlp_dims=8)
+    model = models.ImageClassifier(
+        backbone=dict(type='mmpretrain.MlpMixer', arch=arch, patch_size=32),
+        neck=dict(type='mmpretrain.GlobalAveragePooling', dim=1),
+        head=dict(type='mmpretrain.LinearClsHead', num_classes=4, in_channels=16),
+        data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor'),
+    )
+    assert model(torch.zeros(1, 3, 224, 224)).shape == (1, 4)
+    measure_taps(model, {'logits': Tap('head')}, 'teacher')
