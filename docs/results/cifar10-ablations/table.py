@@ -73,7 +73,6 @@ rows = dict(
     fmkt_decoupled=fmkt(', half of the pairs decoupled', pair_ratio=0.5),
     # what FM-KT is made of
     steps_1=fmkt(', 1 step', **{'flow.num_steps': 1}),
-    steps_8=fmkt(', 8 steps', **{'flow.num_steps': 8}),
     vp=fmkt(', VP schedule', **{'flow.schedule': 'vp'}),
     ve=fmkt(', VE schedule', **{'flow.schedule': 've'}),
     conv=fmkt(', ConvMetaEncoder', **{'flow.meta_encoder.type': 'mmkd_fm.ConvMetaEncoder'}),
