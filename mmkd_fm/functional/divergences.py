@@ -1,4 +1,8 @@
-"""Metric losses between a student's and a teacher's feature maps."""
+"""Metric losses between a student's and a teacher's feature maps.
+
+They compute in the type that they are given; half precision is too coarse for them, so that the
+registered losses give them float32.
+"""
 
 import math
 

@@ -211,7 +211,7 @@ def _inexact(runner, state: dict) -> list:
             'IterBasedTrainLoop augments the data that it skips anew; train with '
             'EpochBasedTrainLoop where that matters'
         )
-    elif runner.iter % len(loader):
+    elif runner.iter != runner.epoch * len(loader):
         reasons.append(
             'the checkpoint is not of an epoch boundary, and data loaders restart their epoch'
         )

@@ -175,7 +175,7 @@ def common_part(
 
 def _pixels(length: int, scale: float) -> int:
     """Pixels of a length that is resized, as `rescale` gives them."""
-    return math.floor(round(length * scale, 6))
+    return math.floor(length * scale)
 
 
 def _cells(length: int, size: float) -> int:

@@ -12,7 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 
 from mmkd_fm.hooks import TeacherCheckHook
-from mmkd_fm.hooks.teacher_check_hook import _main_metric, _published
+from mmkd_fm.hooks.teacher_check_hook import _doubt, _main_metric, _published
 from mmkd_fm.models.teacher import FrozenTeacher
 
 pytestmark = pytest.mark.slow
@@ -232,6 +232,17 @@ def test_what_is_warned_of(name, share, warning, monkeypatch, caplog):
     warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warned) == (warning is not None)
     assert not warning or warned[0].startswith(f'the teacher {warning}')
+
+
+@pytest.mark.parametrize(('num_classes', 'chance'), [(2, 50), (10, 10), (1000, 0.1)])
+def test_a_classifier_is_as_good_as_chance_or_better(num_classes, chance):
+    teacher = SimpleNamespace(num_classes=num_classes)
+    doubts = [
+        _doubt({'accuracy/top1': chance + more, 'accuracy/top5': 100.0}, teacher, None, 5.0)
+        for more in (0.9, 1.1)
+    ]
+    assert doubts[0] == f'sees next to nothing: accuracy/top1 {chance + 0.9:.1f}'
+    assert doubts[1] is None
 
 
 @pytest.mark.parametrize(

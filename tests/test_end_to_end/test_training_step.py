@@ -1,12 +1,17 @@
 """What a training step does: clipping, accumulation, half precision, images without boxes."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
 from torch import nn
+from torch.nn.utils import parameters_to_vector
+
+from mmkd_fm.hooks import ClipApartHook
+from mmkd_fm.models.distiller import EXTRAS
 
 
 @MODELS.register_module()
@@ -47,6 +52,19 @@ def test_extras_do_not_shrink_the_students_gradients(
     )
     assert min(expected) > 0.5  # the clipping is at work
     assert (expected == got) == apart
+
+
+def test_extras_are_clipped_by_a_norm_of_their_own():
+    """Student and extras move by the greatest norm each, not by one for both."""
+    model = nn.ModuleDict({'student': nn.Linear(3, 2), EXTRAS: nn.Linear(2, 4)})
+    sgd = torch.optim.SGD(model.parameters(), lr=1.0)
+    wrapper = OptimWrapper(sgd, clip_grad=dict(max_norm=0.5))
+    ClipApartHook().before_train(SimpleNamespace(model=model, optim_wrapper=wrapper))
+    before = {name: parameters_to_vector(part.parameters()) for name, part in model.items()}
+    wrapper.update_params(sum(1e3 * vector.square().sum() for vector in before.values()))
+    for name, part in model.items():
+        moved = parameters_to_vector(part.parameters()) - before[name]
+        assert moved.norm().item() == pytest.approx(0.5, rel=1e-4)
 
 
 def test_gradients_are_clipped_by_value_where_nothing_extra_has_one(

@@ -11,6 +11,7 @@ def test_the_first_keep_their_teacher_and_the_others_are_permuted(ratio, size):
     kept = round(ratio * size)
     assert order.tolist()[:kept] == list(range(kept))
     assert sorted(order.tolist()) == list(range(size))
+    assert order.dtype == torch.int64  # an index, also of an empty batch
 
 
 def test_all_pairs_are_kept_at_ratio_one():

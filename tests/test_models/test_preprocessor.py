@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmkd_fm.models.alignment import Level, Tapped, measure
-from mmkd_fm.models.preprocessor import TwoViewPreprocessor, common_part
+from mmkd_fm.models.preprocessor import TwoViewPreprocessor, _pixels, common_part
 from mmkd_fm.models.taps import Tap
 from mmkd_fm.models.teacher import FrozenTeacher, rescale
 
@@ -215,6 +215,14 @@ def test_pixels_stay_where_they_are(scale):
     where = (torch.arange(got.shape[-1]) + 0.5) / scale - 0.5
     inner = (where > 5) & (where < 94)  # the filter reaches no edge
     torch.testing.assert_close(got[0, 0, 0][inner], where[inner], rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize('scale', [0.35, 0.7, 1.1, 1.15, 1.3, 1.45])
+def test_sizes_are_those_of_resized_images(scale):
+    """Also where the product is just below a whole number, as 100 * 1.15 is."""
+    lengths = range(32, 200)
+    resized = [rescale(torch.zeros(1, 1, length, 8), scale).shape[2] for length in lengths]
+    assert [_pixels(length, scale) for length in lengths] == resized
 
 
 def test_shrinking_averages():

@@ -202,7 +202,7 @@ class LogitLoss(nn.Module, ABC):
                 target, unmapped = chosen.targets(target)
                 ignore = unmapped if ignore is None else ignore | unmapped
             student, teacher = student[:, chosen.student], teacher[:, chosen.teacher]
-        weight = None if ignore is None else (~ignore).to(student.dtype)
+        weight = None if ignore is None else (~ignore).float()
         with torch.autocast(student.device.type, enabled=False):
             loss = self.metric(student, teacher, 'softmax', weight, 'mean', target)
             loss = self.loss_weight * loss

@@ -1,6 +1,7 @@
 """Objectives of FM-KT: what each step of a flow is compared with."""
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmkd_fm.functional import get_schedule
 from mmkd_fm.models.alignment import projection
@@ -91,7 +92,14 @@ class VelocityMatching(nn.Module):
             self.teacher_map.requires_grad_(False)
 
     def target(self, teacher: Tensor) -> Tensor:
-        """What all steps are compared with: T(X^T), shape (N, C_S, H, W)."""
+        """What all steps are compared with: T(X^T), shape (N, C_S, H, W).
+
+        A single value of each channel has no deviation: it is normalised as in evaluation.
+        """
+        bn, conv = self.teacher_map
+        if bn.training and teacher.numel() == teacher.shape[1]:
+            statistics = (bn.running_mean, bn.running_var, bn.weight, bn.bias)
+            return conv(F.batch_norm(teacher, *statistics, eps=bn.eps))
         return self.teacher_map(teacher)
 
     def forward(

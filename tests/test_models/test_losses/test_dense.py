@@ -150,6 +150,8 @@ def test_with_all_locations_ignored_the_loss_is_zero_with_a_graph(loss, outputs)
     result['loss'].backward()
     assert result['loss'] == 0
     assert all(torch.equal(x.grad, torch.zeros_like(x)) for x in outputs[0])
+    # a monitor of 0 / 0 would stop the training as one that is not finite
+    assert all(value.isfinite() for value in result.values())
 
 
 @losses
@@ -160,6 +162,15 @@ def test_an_empty_batch_gives_zero_with_a_graph(loss):
     result['loss'].backward()
     assert result['loss'] == 0
     assert all(x.grad.shape == x.shape for x in student)
+
+
+@losses
+@pytest.mark.parametrize('weighting', ['confidence', 'foreground'])
+def test_with_no_weight_at_all_the_monitors_stay_finite(loss, weighting, outputs):
+    student, teacher = outputs
+    result = connected(loss, weighting=weighting)(student, [x - 1e4 for x in teacher])
+    assert result['loss'] == 0
+    assert all(value.isfinite() for value in result.values())
 
 
 @losses
@@ -256,6 +267,18 @@ def test_dkd_leaves_out_samples_whose_class_is_not_mapped():
     kept = [0, 2, 4]
     expected = DKDLoss()(
         student[kept][:, [0, 2, 3]], teacher[kept][:, [2, 0, 1]], target=torch.tensor([0, 1, 2])
+    )
+    torch.testing.assert_close(value, expected)
+
+
+def test_dkd_leaves_out_what_is_ignored_besides_what_is_not_mapped():
+    student, teacher = torch.randn(5, 4), torch.randn(5, 3)
+    target = torch.tensor([0, 1, 2, 1, 3])  # the teacher has no class 1
+    ignore = torch.tensor([True, False, False, True, False])
+    value = DKDLoss(class_map=[2, -1, 0, 1])(student, teacher, ignore=ignore, target=target)
+    kept = [2, 4]
+    expected = DKDLoss()(
+        student[kept][:, [0, 2, 3]], teacher[kept][:, [2, 0, 1]], target=torch.tensor([1, 2])
     )
     torch.testing.assert_close(value, expected)
 
@@ -615,6 +638,14 @@ def test_monitors_are_the_weighted_means_of_the_theory(outputs):
         assert not result[name].requires_grad
 
 
+@pytest.mark.parametrize('temperature', [1, 4])
+def test_the_divergence_of_kd_is_its_loss_over_the_squared_temperature(temperature, outputs):
+    result = connected(KDLoss, form=BACKGROUND, temperature=temperature)(*outputs)
+    torch.testing.assert_close(
+        temperature**2 * result['divergence'], result['loss'].detach(), rtol=1e-12, atol=0
+    )
+
+
 @losses
 def test_monitors_can_be_left_out(loss, outputs):
     plain = connected(loss, diagnostics=False)
@@ -646,6 +677,14 @@ def test_monitors_of_large_maps_look_at_some_of_the_rows(outputs):
 
 
 # options
+
+
+def test_dist_takes_the_foreground_unless_told_otherwise(outputs):
+    values = {
+        name: connected(DISTLoss, **dict(weighting=name) if name else {})(*outputs)['loss'].item()
+        for name in ('', 'foreground', 'confidence')
+    }
+    assert values[''] == values['foreground'] != values['confidence']
 
 
 @losses

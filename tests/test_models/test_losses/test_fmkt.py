@@ -100,6 +100,20 @@ def test_one_step_of_serial_training_equals_the_reference():
         assert_equal(parameter.grad, f'grad.{name}')
 
 
+@pytest.mark.parametrize('size', [1, 2])
+def test_a_single_location_of_one_image_has_a_target(size):
+    """It has no deviation of its own: that of the images before stands for it."""
+    objective = VelocityMatching(6, 4, 'rectified')
+    before = 3 + 2 * torch.randn(64, 4, 8, 8)
+    for _ in range(100):
+        objective.target(before)
+    one = before[:1, :, :size, :1]
+    expected = objective.teacher_map.conv((one - 3) / 2)
+    got = objective.target(one)
+    assert got.shape == expected.shape == (1, 6, size, 1)
+    assert torch.allclose(got, expected, atol=0.2) == (size == 1)
+
+
 def test_theta_draws_the_students_features_only(fmkt):
     loss, student = fmkt(moved=True), pyramid(4)
     result = loss(student, teacher_of(4))
@@ -326,6 +340,19 @@ def test_gradients_reach_student_and_flow(fmkt, objective):
     for name, parameter in loss.named_parameters():
         assert parameter.requires_grad != ('teacher_map' in name), name
         assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+@pytest.mark.parametrize('objective', ['EndpointMatching', 'VelocityMatching'])
+def test_half_precision_features_are_compared_in_float32(fmkt, objective):
+    """Under autocast, where the mapped teacher is half precision too."""
+    loss = fmkt(6, moved=True, flow=dict(num_steps=2), objective=dict(type=objective),
+                metric=dict(type='MSELoss'))  # fmt: skip
+    student, teacher = [x.detach().bfloat16() for x in pyramid(4)], teacher_of(6)
+    with torch.autocast('cpu', torch.bfloat16):
+        values, expected = (loss(x, teacher) for x in (student, [x.float() for x in student]))
+    for name, value in values.items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, expected[name])
 
 
 def test_metric_and_flow_are_configurable(fmkt):

@@ -283,6 +283,7 @@ def test_losses_are_float32_at_least_also_under_autocast(fmkt, batch):
         (dict(metric=dict(type='No')), 'valid names: .*mmkd_fm.DISTLoss'),
         (dict(pair_ratio=2), r'in \[0, 1\], but got 2'),
         (dict(teacher_classes=7), 'student has 5 classes, the teacher 7.*distil features'),
+        (dict(vectors=True, channels=None), 'channels of .* are not known.*in_channels. Tap a map'),
     ],
 )
 def test_arguments_are_checked(options, message):

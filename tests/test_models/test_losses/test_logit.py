@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmengine.structures import BaseDataElement
+from torch import nn
 
 from mmkd_fm import functional
 from mmkd_fm.models import DISTLoss, DKDLoss, KDLoss, TTMLoss, WTTMLoss
@@ -136,6 +137,42 @@ def test_dkd_refuses_samples_of_several_classes(logits):
 def test_dkd_without_targets_says_what_to_use(logits):
     with pytest.raises(ValueError, match=r'neither target= nor data_samples=; .* KDLoss'):
         DKDLoss()(*logits)
+
+
+# connected classifiers
+
+
+def classifier(owner, classes=5):
+    module = nn.Identity()
+    module.num_classes = classes
+    return Tapped(owner, Tap('head'), module, ())
+
+
+@pytest.mark.parametrize('module', [KDLoss, DISTLoss, TTMLoss, WTTMLoss])
+def test_ignored_samples_are_as_if_they_were_not_there(module, logits):
+    """In the loss and in the monitors, whatever their logits."""
+    ignore = torch.tensor([False, True, False, False, True, False])
+    loss = module()
+    loss.connect(classifier('student'), classifier('teacher'))
+    expected = loss(*(z[~ignore] for z in logits))
+    logits[0][ignore], logits[1][ignore] = float('nan'), float('inf')
+    result = loss(*logits, ignore=ignore)
+    assert set(result) == set(expected) and len(result) > 3
+    for name, value in expected.items():
+        torch.testing.assert_close(result[name], value)
+
+
+@pytest.mark.parametrize('module', [KDLoss, DISTLoss, TTMLoss, WTTMLoss])
+def test_an_empty_batch_gives_zeros(module, logits):
+    loss = module()
+    loss.connect(classifier('student'), classifier('teacher'))
+    assert all(value == 0 for value in loss(*(z[:0] for z in logits)).values())
+
+
+@pytest.mark.parametrize('module', [KDLoss, DKDLoss, DISTLoss, TTMLoss, WTTMLoss])
+def test_classifiers_of_other_classes_are_refused_before_any_batch(module):
+    with pytest.raises(ValueError, match='student has 5 classes, the teacher 4.*class_map'):
+        module().connect(classifier('student'), classifier('teacher', 4))
 
 
 # heads of mmpretrain
