@@ -214,7 +214,8 @@ def resolve(
     )
     _merge(cfg, options or {})
     for name, levels in common_levels(cfg).items():
-        if name in chosen and cfg.model.losses[name].levels == methods[name].levels != levels:
+        default = methods[name].get('levels')
+        if name in chosen and cfg.model.losses[name].levels == default != levels:
             print(f'{name}: the levels {levels} of the student have a partner of the same stride')
             cfg.model.losses[name].levels = levels
     return cfg

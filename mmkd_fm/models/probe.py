@@ -1,10 +1,10 @@
 """Measures what taps give, on a built model, by one small forward that leaves no trace."""
 
 from dataclasses import replace
-from typing import Union
+from typing import Any, Union
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmkd_fm.models.alignment import Tapped, measure
 from mmkd_fm.models.head_logits import check_no_queries
@@ -69,17 +69,23 @@ def _probe(model: nn.Module, paths: set[str], owner: str) -> tuple[Records, int]
     """What is recorded at ``paths`` for a blank image, and its side in pixels."""
     if not paths:
         return {}, _SIZES[0]
+    found = None  # what a size gave by which some levels look alike
     for size in _SIZES:
+        if found and size % (2 * found[1]):  # no multiple of the strides that are looked for
+            continue
         image = torch.zeros(1, 3, size, size)
         with record(model, paths) as records:
             try:
                 model(image, mode='tensor')  # to its end, so that a module called twice is seen
             except Exception as error:  # RPNs and queries need samples; often all is recorded then
                 reason = error
-            else:
-                return records, size
-        if all(records.values()):
+                if not all(records.values()):
+                    continue
+        found = found or (records, size)
+        if not any(_alike(output) for calls in records.values() for output, _ in calls):
             return records, size
+    if found:
+        return found
     missed = sorted(path for path, calls in records.items() if not calls)
     raise ValueError(
         f'the {owner} ({type(model).__name__}) does not get as far as {", ".join(missed)} on a '
@@ -87,3 +93,11 @@ def _probe(model: nn.Module, paths: set[str], owner: str) -> tuple[Records, int]
         f'{type(reason).__name__}: {reason}). Such modules can not be '
         f"tapped; tap 'neck' or 'backbone', or of a two-stage detector 'roi_head.bbox_head'"
     ) from reason
+
+
+def _alike(output: Any) -> bool:
+    """Whether several maps have a single location, so that their strides look the same."""
+    if not isinstance(output, (list, tuple)):
+        return False
+    single = [m for m in output if isinstance(m, Tensor) and m.ndim == 4 and m[0, 0].numel() == 1]
+    return len(single) > 1 or any(map(_alike, output))

@@ -5,6 +5,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
+from mmkd_fm.models.alignment import pair_levels
 from mmkd_fm.models.probe import measure_taps
 from mmkd_fm.models.taps import Tap
 
@@ -33,6 +34,22 @@ def test_models_of_a_fixed_size_are_measured(size):
     assert (level.channels, level.stride) == (5, 32)
     assert measured['logits'].levels == ()
     assert all(parameter.grad is None for parameter in model.parameters()) and model.training
+
+
+@pytest.mark.parametrize('outs', [5, 6, 7])
+def test_strides_beyond_the_first_size_are_told_apart(retinanet, build, outs):
+    """P8 is one location in 128 pixels, as P7 is, and yet not its partner."""
+    models = []
+    for levels in (outs, 5):
+        config = retinanet()
+        config.neck.update(num_outs=levels)
+        models.append(build(config))
+    student, teacher = (
+        measure_taps(model, {'neck': Tap('neck')}, owner)['neck']
+        for model, owner in zip(models, ('student', 'teacher'))
+    )
+    assert [level.stride for level in student.levels] == [2 ** (3 + i) for i in range(outs)]
+    assert pair_levels(student, teacher) == [(i, i) for i in range(5)]
 
 
 def test_the_sizes_that_were_tried_are_told():

@@ -122,6 +122,8 @@ def test_levels_fit_the_teacher(run, files):
     assert run()[1].model.losses.fmkt.levels == [0, 1, 2]
     mine = 'model.losses.fmkt.levels=[1,2]'
     assert run('--cfg-options', mine)[1].model.losses.fmkt.levels == [1, 2]
+    of_logits = ['--distill', 'wttm', '--cfg-options', 'model.losses.wttm.levels=[1,2]']
+    assert run(*of_logits)[1].model.losses.wttm.levels == [1, 2]  # which has none by default
 
 
 def test_pyramids_without_a_common_stride(run, files):
