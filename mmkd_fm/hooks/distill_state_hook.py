@@ -114,6 +114,11 @@ class DistillStateHook(Hook):
 def _distiller(runner) -> Distiller:
     model = unwrapped_model(runner)
     model = getattr(model, 'module', model)  # a TTA model
+    if any(isinstance(inner, Distiller) for inner in model.modules() if inner is not model):
+        raise TypeError(
+            f'the Distiller must be the outermost model, but it is a part of '
+            f'{type(model).__name__}, which is not supported; distil its plain detector'
+        )
     if not isinstance(model, Distiller):
         raise TypeError(
             f'DistillStateHook needs a model of type mmkd_fm.Distiller, but got '

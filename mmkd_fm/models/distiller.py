@@ -300,6 +300,16 @@ class Distiller(BaseModel):
         self.student.train(mode)
         return self
 
+    def to(self, *args, **kwargs) -> 'Distiller':
+        """Move and cast; the student may have parts elsewhere, as mmdet's LD its own teacher."""
+        self.student.to(*args, **kwargs)
+        return super().to(*args, **kwargs)
+
+    def cuda(self, *args, **kwargs) -> 'Distiller':
+        """As `to`."""
+        self.student.cuda(*args, **kwargs)
+        return super().cuda(*args, **kwargs)
+
     def _apply(self, fn, *args, **kwargs) -> 'Distiller':
         """Move and cast the teacher too."""
         super()._apply(fn, *args, **kwargs)

@@ -2,15 +2,18 @@ import copy
 import pickle
 import re
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, convert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import load_state_dict
 from torch import nn
 
+from mmkd_fm.hooks import DistillStateHook
 from mmkd_fm.models.flow import Flow
 
 kinds = pytest.mark.parametrize('kind', ['retinanet', 'gfl'])
@@ -201,6 +204,34 @@ def test_batch_norms_converted_in_the_distiller_are_the_students(distiller):
     kinds = {type(m) for m in model.student.backbone.modules() if 'BatchNorm' in type(m).__name__}
     assert kinds == {nn.SyncBatchNorm}
     assert model.backbone is model.student.backbone
+
+
+def test_parts_that_a_student_keeps_elsewhere_move_with_it(distiller, gfl, write_teacher, tmp_path):
+    """The teacher of mmdet's own LD is none of its modules."""
+    own = write_teacher(gfl(), seed=3)
+    Config(own['config']).dump(tmp_path / 'own.py')
+    student = gfl()
+    student.bbox_head.update(
+        type='LDHead',
+        loss_ld=dict(type='KnowledgeDistillationKLDivLoss', loss_weight=0.25, T=10),
+    )
+    student.update(
+        type='KnowledgeDistillationSingleStageDetector',
+        teacher_config=str(tmp_path / 'own.py'),
+        teacher_ckpt=own['checkpoint'],
+    )
+    model = distiller('gfl', student=student, load=False)
+    elsewhere = model.student.teacher_model
+    assert {p.device.type for p in elsewhere.parameters()} == {'cpu'}
+    assert model.to('meta') is model
+    for moved in (elsewhere, model.student, model.distill_losses):
+        assert {p.device.type for p in moved.parameters()} == {'meta'}
+
+
+def test_a_distiller_within_another_model_is_told(distiller):
+    outer = nn.ModuleDict(dict(student=distiller(load=False)))
+    with pytest.raises(TypeError, match='must be the outermost model, but it is a part of Module'):
+        DistillStateHook().before_run(SimpleNamespace(model=outer))
 
 
 def test_mode_reaches_the_student(distiller):
