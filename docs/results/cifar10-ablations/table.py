@@ -7,7 +7,7 @@ of its own. Schedule and weights are those of ../cifar10-pairs. The rows of the 
 down when those of the teachers had been run, before any of FM-KT was done.
 """
 
-title = 'CIFAR-10: ResNet-20 of one, two and four epochs teaches ResNet-8, 2 epochs, in parts'
+title = 'CIFAR-10: three teachers, and the parts of FM-KT, ResNet-20 -> ResNet-8, 2 epochs'
 metric = 'accuracy/top1'
 seeds = [0, 1, 2]
 baselines = ['plain', 'resnet_1_wttm', 'resnet_2_wttm', 'resnet_4_wttm', 'fmkt']
