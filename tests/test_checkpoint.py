@@ -90,7 +90,7 @@ def test_a_scheduler_that_keeps_a_function(tmp_path, strategy):
     torch.save(dict(param_schedulers=[made.state_dict()]), tmp_path / 'x.pth')
     loaded = safe.load_from_local(str(tmp_path / 'x.pth'))['param_schedulers'][0]
     assert loaded['anneal_func'] is made.anneal_func
-    assert {k: v for k, v in loaded.items()} == made.state_dict()
+    assert loaded == made.state_dict()
 
 
 def test_the_meta_of_a_data_set(tmp_path):

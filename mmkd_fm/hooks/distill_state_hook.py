@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, IterBasedTrainLoop
+from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
 from mmkd_fm.generators import generator_state, set_generator_state
@@ -46,7 +46,8 @@ class DistillStateHook(Hook):
         """Check the checkpoint, and on resume load the extras."""
         model = _distiller(runner)
         # the config that a resumed run leaves says "resume" to a test too
-        if not runner._resume or not isinstance(runner._train_loop, BaseLoop):
+        trains = not isinstance(runner._train_loop, (dict, type(None)))  # built by Runner.train
+        if not (runner._resume and trains):
             _check_keys(model, checkpoint)
             return
         if KEY not in checkpoint:
@@ -153,10 +154,11 @@ def _check_terms(model: Distiller, state: dict) -> None:
     if sorted(terms) == sorted(state['terms']) and own == saved:
         return
     other = [name for name in sorted({*own, *saved}) if own.get(name) != saved.get(name)]
+    differ = f', and they differ in {other[0]}' if other else ''
     raise ValueError(
-        f'the checkpoint was trained with the losses {", ".join(state["terms"])}, this config has '
-        f'{", ".join(terms)}{", and they differ in " + other[0] if other else ""}; resume with the '
-        f'same losses, or start a new distillation with load_from'
+        f'the checkpoint was trained with the losses {", ".join(state["terms"]) or "none"}, this '
+        f'config has {", ".join(terms) or "none"}{differ}; resume with the same losses, or start a '
+        f'new distillation with load_from'
     )
 
 
