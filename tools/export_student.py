@@ -32,6 +32,8 @@ def main() -> None:
     from mmengine.config import Config
     from mmengine.runner.checkpoint import CheckpointLoader, save_checkpoint
 
+    from mmkd_fm.models.teacher import plain_model
+
     arguments = _parse()
     folder = Path(arguments.out_dir)
     config, checkpoint = folder / Path(arguments.config).name, folder / 'student.pth'
@@ -49,8 +51,7 @@ def main() -> None:
     except (OSError, UnpicklingError) as error:  # they say what is wrong with it
         raise SystemExit(f'error: {error}') from error
     state = dict(loaded.get('state_dict', loaded))
-    if 'student' in cfg.model:
-        cfg.model = student_of(cfg.model)
+    cfg.model = plain_model(cfg.model)
     if arguments.nfe:
         set_steps(cfg.model, arguments.nfe)
     else:
@@ -112,14 +113,6 @@ def is_distillation(path: Path) -> bool:
     except Exception:  # any that a config's own code raises
         return False
     return 'student' in (cfg.get('model') or {})
-
-
-def student_of(model: dict) -> dict:
-    """The student of a Distiller's config, which without a preprocessor takes the Distiller's."""
-    student = model['student']
-    if model.get('data_preprocessor') and not student.get('data_preprocessor'):
-        student['data_preprocessor'] = model['data_preprocessor']
-    return student
 
 
 def flows(model: dict) -> list[str]:

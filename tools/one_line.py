@@ -291,6 +291,8 @@ def _teacher(config: str, cfg: 'Config', checkpoint: Optional[str], student: 'Co
     from mmengine.config import ConfigDict
     from mmengine.hub import get_config
 
+    from mmkd_fm.models.teacher import plain_model
+
     imports = cfg.get('custom_imports')
     if imports:
         own = student.get('custom_imports') or dict(imports=[])
@@ -302,12 +304,8 @@ def _teacher(config: str, cfg: 'Config', checkpoint: Optional[str], student: 'Co
         return dict(config=config, checkpoint=checkpoint)
     if 'model' not in cfg:
         raise ValueError(f"{config} has no model; give the teacher's complete config")
-    model = cfg.model.get('student', cfg.model)  # a distilled student can teach
-    outer = [cfg, cfg.model] if 'student' in cfg.model else [cfg]
-    kept = {
-        k: part[k] for part in outer for k in ('data_preprocessor', 'default_scope') if k in part
-    }
-    return dict(config=ConfigDict(model=model, **kept), checkpoint=checkpoint)
+    kept = {k: cfg[k] for k in ('data_preprocessor', 'default_scope') if k in cfg}
+    return dict(config=ConfigDict(model=plain_model(cfg.model), **kept), checkpoint=checkpoint)
 
 
 def _as_list(value: Any) -> list:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import export_student
 from mmkd_fm.generators import preserved_generators
 from mmkd_fm.models.distiller import EXTRAS, Distiller
+from mmkd_fm.models.teacher import plain_model
 from plan_models import build_distiller, build_student, init_without_files, scope_of
 
 BATCH = 2
@@ -171,7 +172,7 @@ class Conformance:
 
     def _export(self) -> str:
         cfg = copy.deepcopy(self.cfg)
-        cfg.model = export_student.student_of(cfg.model)
+        cfg.model = plain_model(cfg.model)
         state = self.distiller.state_dict()
         kept = ''
         try:

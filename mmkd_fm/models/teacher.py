@@ -71,7 +71,9 @@ class FrozenTeacher:
             raise ValueError(
                 f'the teacher config {config!r} has no `model`; give a complete config'
             )
-        model = _plain_model(cfg)
+        model = plain_model(cfg.model)
+        if 'data_preprocessor' in cfg:  # mmpretrain keeps it at the top level
+            model.setdefault('data_preprocessor', cfg.data_preprocessor)
         if model.get('data_preprocessor') is None:
             raise ValueError(
                 'the teacher config has no `data_preprocessor`, so nothing says with which mean, '
@@ -244,13 +246,18 @@ def _read_config(config: Union[str, dict]) -> Config:
     return Config.fromfile(os.path.expanduser(config))
 
 
-def _plain_model(cfg: Config) -> ConfigDict:
-    """The model of a config; of a distillation's the student, whose weights its checkpoints are."""
-    model = cfg.model.get('student', cfg.model).copy()
-    for outer in (cfg.model, cfg):  # mmpretrain keeps it at the top level
-        if outer.get('data_preprocessor') is not None:
-            model.setdefault('data_preprocessor', outer.data_preprocessor)
-    return model
+def plain_model(model: dict) -> dict:
+    """A copy of a model's config; of a Distiller's that of its student, as its checkpoints are.
+
+    A student without a preprocessor takes the Distiller's.
+
+    Args:
+        model: The `model` of a config.
+    """
+    plain = model.get('student', model).copy()
+    if model.get('data_preprocessor') and not plain.get('data_preprocessor'):
+        plain['data_preprocessor'] = model['data_preprocessor']
+    return plain
 
 
 def _looked_up(path: str) -> str:

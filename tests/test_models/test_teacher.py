@@ -12,7 +12,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from mmkd_fm.models.taps import Tap, read
-from mmkd_fm.models.teacher import FrozenTeacher
+from mmkd_fm.models.teacher import FrozenTeacher, plain_model
 
 SWIN = dict(
     type='SwinTransformer', embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2),
@@ -273,6 +273,15 @@ def test_preprocessor_at_the_top_level_of_a_config_is_used(written):
     preprocessor = config['model'].pop('data_preprocessor')
     built = FrozenTeacher(dict(config, data_preprocessor=dict(preprocessor, mean=[1, 2, 3])))
     assert built.model.data_preprocessor.mean.flatten().tolist() == [1, 2, 3]
+
+
+def test_a_student_without_a_preprocessor_takes_the_distillers():
+    own, other = dict(type='DetDataPreprocessor'), dict(type='ImgDataPreprocessor')
+    bare, whole = dict(type='GFL'), dict(type='GFL', data_preprocessor=own)
+    assert plain_model(dict(student=bare, data_preprocessor=own)) == whole
+    assert plain_model(dict(student=whole, data_preprocessor=other)) == whole
+    assert plain_model(dict(student=bare)) == bare == dict(type='GFL')  # which is not changed
+    assert plain_model(whole) == whole
 
 
 @pytest.mark.parametrize('top', ['student', 'distiller', 'config'])

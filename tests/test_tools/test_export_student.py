@@ -58,17 +58,6 @@ def test_what_a_runner_takes_is_never_dropped():
     assert list(export_student.own_types(list(cfg.values()))) == ['mmkd_fm.Other']
 
 
-def test_the_distiller_s_preprocessor_is_the_student_s():
-    own, other = dict(type='DetDataPreprocessor'), dict(type='ImgDataPreprocessor')
-    student_of = export_student.student_of
-    assert student_of(dict(student=dict(type='GFL'), data_preprocessor=own)) == dict(
-        type='GFL', data_preprocessor=own
-    )
-    with_own = dict(type='GFL', data_preprocessor=own)
-    assert student_of(dict(student=dict(with_own), data_preprocessor=other)) == with_own
-    assert student_of(dict(student=dict(type='GFL'))) == dict(type='GFL')
-
-
 def test_an_exported_student_normalises_as_in_training(monkeypatch, tmp_path):
     cfg = Config.fromfile(DISTILLED)
     expected = cfg.model.student.pop('data_preprocessor')
