@@ -1,13 +1,14 @@
-"""CIFAR-10, ResNet-20 -> ResNet-8: which teacher, and what does each part of FM-KT do?
+"""CIFAR-10, ResNet-20 -> ResNet-8: which teacher, and what does each part do?
 
 python tools/experiments.py docs/results/cifar10-ablations
 
 ../cifar10-pairs asks some of this with one seed; here are three, on another machine, with teachers
 of its own. Schedule and weights are those of ../cifar10-pairs. The rows of the parts were written
-down when those of the teachers had been run, before any of FM-KT was done.
+down when those of the teachers had been run, before any of FM-KT was done, and the last eleven
+when those had been run.
 """
 
-title = 'CIFAR-10: three teachers, and the parts of FM-KT, ResNet-20 -> ResNet-8, 2 epochs'
+title = 'CIFAR-10: three teachers, the parts of FM-KT and of WTTM, ResNet-20 -> ResNet-8, 2 epochs'
 metric = 'accuracy/top1'
 seeds = [0, 1, 2]
 baselines = ['plain', 'resnet_1_wttm', 'resnet_2_wttm', 'resnet_4_wttm', 'fmkt']
@@ -64,6 +65,29 @@ def fmkt(label, **changes):
     return row('resnet_4', f'FM-KT^Theta{label}', ['fmkt'], **losses)
 
 
+ttm = {'ttm.gamma': 0.25, 'ttm.loss_weight': 4.0}
+velocity = {'objective.type': 'mmkd_fm.VelocityMatching'}
+forcing = dict(teacher_forcing=True)
+
+
+def resnet_4(label, terms, **losses):
+    """A student of the best teacher."""
+    return row('resnet_4', label, terms, **losses)
+
+
+def stages(label, **changes):
+    """FM-KT on the last maps of the best teacher, with one metric for both objectives."""
+    options = {
+        'flow.num_steps': 4,
+        'metric.type': 'mmkd_fm.MSELoss',
+        'theta_weight': 0.0,
+        'loss_weight': 1.0,
+        **changes,
+    }
+    losses = {f'fmkt_stages.{key}': value for key, value in options.items()}
+    return resnet_4(f'FM-KT on maps, {label}', ['fmkt_stages'], **losses)
+
+
 rows = dict(
     plain=dict(config='configs/cifar10/resnet8_cifar10.py', label='plain student'),
     **kd_and_wttm('resnet_1'),
@@ -77,4 +101,22 @@ rows = dict(
     ve=fmkt(', VE schedule', **{'flow.schedule': 've'}),
     conv=fmkt(', ConvMetaEncoder', **{'flow.meta_encoder.type': 'mmkd_fm.ConvMetaEncoder'}),
     no_theta=fmkt(', without the Theta term', theta_weight=0.0),
+    # what WTTM is made of
+    ttm=resnet_4('TTM, gamma = 0.25, weight 4', ['ttm'], **ttm),
+    kd_task=resnet_4('KD, T = 4, whole task loss', ['kd'], **{'kd.loss_weight': 0.9}),
+    gamma_05=resnet_4('WTTM, gamma = 0.5', ['wttm'], **dict(wttm, **{'wttm.gamma': 0.5})),
+    gamma_1=resnet_4('WTTM, gamma = 1', ['wttm'], **dict(wttm, **{'wttm.gamma': 1.0})),
+    # velocity or endpoint, serial or from the interpolated teacher: on the maps, where both exist
+    endpoint=stages('endpoint matching (MSE)'),
+    velocity=stages('velocity matching (MSE)', **velocity),
+    forced=stages('velocity matching (MSE), teacher forcing', **velocity, **forcing),
+    # how much of each
+    wttm_3=resnet_4(
+        'WTTM, gamma = 0.25, weight 3', ['wttm'], **dict(wttm, **{'wttm.loss_weight': 3.0})
+    ),
+    fmkt_4=fmkt(', weights of 4', loss_weight=4.0, theta_weight=4.0),
+    wttm_075=resnet_4(
+        'WTTM, gamma = 0.25, weight 0.75', ['wttm'], **dict(wttm, **{'wttm.loss_weight': 0.75})
+    ),
+    fmkt_025=fmkt(', weights of 0.25', loss_weight=0.25, theta_weight=0.25),
 )
