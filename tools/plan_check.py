@@ -94,6 +94,8 @@ class Conformance:
         self.distiller.load_state_dict(self.plain.state_dict(), strict=False)
         if self.distiller.teacher is not None:
             with preserved_generators():
+                # or a teacher of the student's config would be its copy, and its terms 0
+                torch.default_generator.manual_seed(1)
                 init_without_files(self.distiller.teacher.model)
         return f'terms: {", ".join(getattr(self.distiller, EXTRAS))}'
 

@@ -18,18 +18,22 @@ from mmkd_fm.models.preprocessor import TwoViewPreprocessor, common_part
 from mmkd_fm.models.probe import Measured, measure_taps, without_modules
 from mmkd_fm.models.roi import RoIStage, rescale, stages_of
 from mmkd_fm.models.taps import (
-    TAP_OPTIONS,
     Records,
     Taps,
-    make_taps,
     read,
     record,
     tap_paths,
     tensors,
 )
 from mmkd_fm.models.teacher import FrozenTeacher
-from mmkd_fm.models.terms import choose_terms, has_weight
-from mmkd_fm.registry import MODELS, build_part, check_options, placed
+from mmkd_fm.models.terms import (
+    build_term,
+    check_finite,
+    choose_terms,
+    has_weight,
+    named_losses,
+)
+from mmkd_fm.registry import MODELS, check_options, placed
 
 EXTRAS = 'distill_losses'
 """Child that holds all that is trained besides the student; it stays out of `state_dict`."""
@@ -127,22 +131,9 @@ class Distiller(BaseModel):
         """Build each term, measure its taps on both models and let it connect them."""
         losses = {}
         for name, cfg in configs.items():
-            if 'loss' in name:
-                raise ValueError(
-                    f'losses: the name {name!r} contains "loss"; it is prefixed to monitors, and '
-                    f'mmengine would add those to the total. Choose another, such as '
-                    f'{name.replace("loss", "").strip("_") or "term"!r}'
-                )
-            cfg = dict(cfg)
-            if 'tap' not in cfg:
-                raise ValueError(f"losses.{name} needs a tap, such as tap='neck'")
-            tap, index = cfg.pop('tap'), cfg.pop('index', None)
-            self.student_taps[name] = make_taps(tap, index)
-            teacher_tap = make_taps(cfg.pop('teacher_tap', tap), cfg.pop('teacher_index', index))
+            losses[name], self.student_taps[name], teacher_taps = build_term(name, cfg)
             if self.teacher is not None:
-                self.teacher_taps[name] = teacher_tap
-            with placed(f'losses.{name}'):
-                losses[name] = build_part(cfg, 'Loss', beside=TAP_OPTIONS)
+                self.teacher_taps[name] = teacher_taps
         if not losses:
             return losses
         measured = [measure_taps(self.student, self.student_taps, 'student')]
@@ -250,7 +241,7 @@ class Distiller(BaseModel):
                 tapped = self.teacher_tapped[name]
                 outputs.append(common_part(output, tapped, *views, self.teacher.input_scale))
             more = dict(data_samples=data_samples) if _takes_data_samples(loss) else {}
-            terms.update(_named(name, loss(*outputs, **more)))
+            terms.update(named_losses(name, loss(*outputs, **more)))
         taken = sorted(set(terms) & set(losses))
         if taken:
             raise ValueError(
@@ -258,7 +249,7 @@ class Distiller(BaseModel):
                 f'terms, whose names are prefixed with "loss_" (the student has: '
                 f'{", ".join(losses)})'
             )
-        _check_finite(terms, teacher_records)
+        check_finite(terms, teacher_records)
         losses.update(terms)
         return losses
 
@@ -377,40 +368,5 @@ def _after_load(distiller: Distiller, incompatible) -> None:
         hook(distiller.student, incompatible)
 
 
-def _named(name: str, term: Union[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """`loss` -> `loss_<name>`, `loss_x` -> `loss_<name>_x`, monitor `x` -> `<name>_x`."""
-    if isinstance(term, Tensor):
-        term = {'loss': term}
-    return {
-        f'loss_{name}{key[4:]}' if key.startswith('loss') else f'{name}_{key}': value
-        for key, value in term.items()
-    }
-
-
 def _scale(value: Union[Tensor, list[Tensor]], factor: float) -> Union[Tensor, list[Tensor]]:
     return value * factor if isinstance(value, Tensor) else [v * factor for v in value]
-
-
-def _check_finite(terms: dict[str, Tensor], teacher: Records) -> None:
-    """Name the terms that are not finite; one synchronisation, where mmengine's log has many.
-
-    Raises:
-        FloatingPointError: If there are any.
-    """
-    if not terms:
-        return
-    finite = torch.stack([value.detach().float().isfinite().all() for value in terms.values()])
-    if finite.all():
-        return
-    names = ', '.join(name for name, ok in zip(terms, finite.tolist()) if not ok)
-    for path, calls in teacher.items():
-        if not all(x.isfinite().all() for output, _ in calls for x in tensors(output)):
-            raise FloatingPointError(
-                f'distillation terms not finite: {names}. The teacher gives infinity or NaN at '
-                f'{path!r}: check its checkpoint and its data_preprocessor (mean, std, channel '
-                f'order); with float16 try bfloat16'
-            )
-    raise FloatingPointError(
-        f'distillation terms not finite: {names}. Lower the loss weight or the learning rate; with '
-        f'mixed precision try bfloat16'
-    )

@@ -1,10 +1,15 @@
-"""Which of the losses that a config lists are used."""
+"""The terms of a distillation: which are used, what they read, and what they return."""
 
 import difflib
 from collections.abc import Sequence
-from typing import Optional
+from typing import Optional, Union
 
+import torch
 from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmkd_fm.models.taps import TAP_OPTIONS, Records, Taps, make_taps, tensors
+from mmkd_fm.registry import build_part, placed
 
 
 def choose_terms(losses: dict[str, dict], terms: Optional[Sequence[str]]) -> dict[str, dict]:
@@ -52,6 +57,82 @@ def has_weight(name: str, cfg: dict) -> bool:
         )
     print_log(f'distillation {name}: left out, its loss_weight is 0', 'current')
     return False
+
+
+def build_term(name: str, cfg: dict) -> tuple[nn.Module, Taps, Taps]:
+    """Build the loss of a term and what it reads.
+
+    Args:
+        name: Of the term.
+        cfg: Its config, with its taps.
+
+    Returns:
+        The loss, and the taps of student and teacher.
+
+    Raises:
+        ValueError: If the name would make mmengine count monitors as losses, there is no tap, or
+            the loss can't be built.
+    """
+    if 'loss' in name:
+        raise ValueError(
+            f'losses: the name {name!r} contains "loss"; it is prefixed to monitors, and '
+            f'mmengine would add those to the total. Choose another, such as '
+            f'{name.replace("loss", "").strip("_") or "term"!r}'
+        )
+    cfg = dict(cfg)
+    if 'tap' not in cfg:
+        raise ValueError(f"losses.{name} needs a tap, such as tap='neck'")
+    tap, index = cfg.pop('tap'), cfg.pop('index', None)
+    student = make_taps(tap, index)
+    teacher = make_taps(cfg.pop('teacher_tap', tap), cfg.pop('teacher_index', index))
+    with placed(f'losses.{name}'):
+        return build_part(cfg, 'Loss', beside=TAP_OPTIONS), student, teacher
+
+
+def named_losses(name: str, term: Union[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What a loss returned, under the names of its term.
+
+    `loss` -> `loss_<name>`, `loss_x` -> `loss_<name>_x`, monitor `x` -> `<name>_x`.
+
+    Args:
+        name: Of the term.
+        term: A scalar, or scalars by their names.
+    """
+    if isinstance(term, Tensor):
+        term = {'loss': term}
+    return {
+        f'loss_{name}{key[4:]}' if key.startswith('loss') else f'{name}_{key}': value
+        for key, value in term.items()
+    }
+
+
+def check_finite(terms: dict[str, Tensor], teacher: Records) -> None:
+    """Name the terms that are not finite; one synchronisation, where mmengine's log has many.
+
+    Args:
+        terms: Scalars by their names.
+        teacher: What the teacher gave, to tell whether it is the cause.
+
+    Raises:
+        FloatingPointError: If there are any.
+    """
+    if not terms:
+        return
+    finite = torch.stack([value.detach().float().isfinite().all() for value in terms.values()])
+    if finite.all():
+        return
+    names = ', '.join(name for name, ok in zip(terms, finite.tolist()) if not ok)
+    for path, calls in teacher.items():
+        if not all(x.isfinite().all() for output, _ in calls for x in tensors(output)):
+            raise FloatingPointError(
+                f'distillation terms not finite: {names}. The teacher gives infinity or NaN at '
+                f'{path!r}: check its checkpoint and its data_preprocessor (mean, std, channel '
+                f'order); with float16 try bfloat16'
+            )
+    raise FloatingPointError(
+        f'distillation terms not finite: {names}. Lower the loss weight or the learning rate; with '
+        f'mixed precision try bfloat16'
+    )
 
 
 def _check_types(losses: dict[str, dict]) -> None:

@@ -240,6 +240,17 @@ def test_a_sound_config_passes(config, source_weight):
     assert found['gradients'].message == f'{student} of the student, {extras} extras'
 
 
+def test_a_teacher_of_the_students_config_is_no_copy_of_it(config):
+    """With equal weights, and norms that are frozen, a term and its gradients would be 0."""
+    cfg = config()
+    cfg.model.teacher.config = dict(model=cfg.model.student)
+    checks = Conformance(cfg, (96, 128))
+    assert all(outcome.passed for outcome in checks.run())
+    student, teacher = checks.distiller.state_dict(), checks.distiller.teacher.model.state_dict()
+    equal = [name for name in student if torch.equal(student[name], teacher[name])]
+    assert not [name for name in equal if name.endswith('conv.weight')]
+
+
 def test_masks_are_for_students_that_are_trained_with_them(config):
     """RTMDet's assigner takes masks, where there are any, for tensors."""
     cfg = config()
