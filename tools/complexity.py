@@ -1,4 +1,4 @@
-"""Parameters, GFLOPs and latency of a detector, as the tables of this project count them."""
+"""Parameters, GFLOPs and latency of a model, as the tables of this project count them."""
 
 from __future__ import annotations
 

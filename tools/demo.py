@@ -43,8 +43,9 @@ from rich.console import Console
 
 import mmkd_fm.registry  # noqa: F401 (its safe loader reads the checkpoints)
 from demo_report import IOU, METRICS, SCORE, Result, Tile, draw_figure, print_report, write_report
-from demo_training import PLAIN, Job, clock, plan_jobs, train
+from demo_training import PLAIN, Job, plan_jobs, train
 from make_demo_data import CLASSES, Spec, make_demo_data
+from setup_steps import clock
 
 TIMED_IMAGES = 40
 SHOWN_IMAGES = 4

@@ -15,6 +15,8 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from setup_steps import clock
+
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ROOT / 'configs/demo/retinanet_r18_demo.py'
 PLAIN = ROOT / 'configs/demo/retinanet_r18-quarter_demo.py'
@@ -136,11 +138,6 @@ def plan_jobs(work_dir: Path, data_dir: Path, seeds: list[int], epochs: int | No
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds, as in '4:05'."""
-    return f'{int(seconds) // 60}:{int(seconds) % 60:02d}'
 
 
 class Board:

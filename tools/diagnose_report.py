@@ -82,7 +82,10 @@ def _distances(rows: list[dict]) -> Sheet:
             last = of_steps.get(steps[-1], {}).get('change')
             line += [_percent(last, '+.2f'), _number(row['velocity']), _number(row['spread'])]
         cells.append(line)
-    notes = ['PKD distances on test images: 0 equal, 1 unrelated.']
+    notes = [
+        'PKD distances on test images: 0 equal, 1 unrelated. Channels are standardised over each '
+        'batch of the test data loader, so that they compare at equal batch sizes alone.'
+    ]
     if steps:
         notes.append(
             f'NFE n is the mean estimate of n steps of the flow, change that from X^S to NFE '

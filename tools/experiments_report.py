@@ -141,6 +141,11 @@ def noise_text(table: Table, lines: Sequence[Line]) -> str:
         groups = [fold for line in trained for fold in by_fold(line.values, table.folds)]
     pooled = pooled_deviation(groups)
     if pooled is None:
+        if table.folds is not None:
+            return (
+                f'Seed N has fold N mod {table.folds}. One training of each fold: the noise '
+                f'between seeds of a fold is not known. The intervals are over the folds.'
+            )
         return 'One seed of each row: the noise between seeds is not known, nothing is established.'
     deviation, freedom = pooled
     if table.folds is not None:

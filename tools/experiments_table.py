@@ -236,6 +236,11 @@ def _table(folder: Path, cfg: dict) -> Table:
         _check_name(name)
     for options in table.evaluations.values():
         as_arguments(options)
+        if '{fold}' in f'{options}':
+            raise ValueError(
+                "evaluations: '{fold}' is filled in as a teacher and in options of a row, here it "
+                'would stay as it is; name the file of the fold in the options of the rows'
+            )
     for row in (table.row_of(name, seed) for name in table.rows for seed in table.seeds):
         if '{fold}' in f'{row}':
             raise ValueError(

@@ -64,8 +64,9 @@ def main() -> None:
             f'error: {arguments.checkpoint} does not fit the student of {arguments.config}, give '
             f'the config and the --cfg-options of its training: {shorten(str(error), 400)}'
         ) from error
+    text = cfg.dump()  # fails, if it does, before anything is written
     folder.mkdir(parents=True, exist_ok=True)
-    cfg.dump(config)
+    config.write_text(text, encoding='utf-8')
     meta = {k: v for k, v in loaded.get('meta', {}).items() if k in ('dataset_meta', 'epoch')}
     save_checkpoint(dict(state_dict=state, meta=meta), str(checkpoint))
     print(f'written, and loaded strictly: {config} {checkpoint}')
@@ -222,7 +223,8 @@ def strip(cfg: dict) -> None:
             imports = [item for item in _as_list(part['imports']) if not is_own(item)]
             cfg[name] = dict(part, imports=imports)
         elif name == 'default_hooks':
-            cfg[name] = {key: hook for key, hook in part.items() if not is_own(hook)}
+            # dict.items: a ConfigDict's own imports lazy objects, which could not be written then
+            cfg[name] = {key: hook for key, hook in dict.items(part) if not is_own(hook)}
         elif name in SHARED:
             cfg[name] = [item for item in _as_list(part) if not is_own(item)]
         elif name in of_runner or not is_own(part):
@@ -232,7 +234,7 @@ def strip(cfg: dict) -> None:
 def without_in_memory(part: Any) -> Any:
     """A part of a config with the steps of each InMemory in its place."""
     if isinstance(part, dict):
-        return type(part)({key: without_in_memory(value) for key, value in part.items()})
+        return type(part)({key: without_in_memory(value) for key, value in dict.items(part)})
     if not isinstance(part, (list, tuple)):
         return part
     items: list = []

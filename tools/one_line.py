@@ -133,8 +133,15 @@ def _write(arguments: argparse.Namespace, hook: dict) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     # each process of a distributed training writes the same; none may read half of it
     part = path.with_suffix(f'.{os.getpid()}.part')
-    part.write_text(cfg.pretty_text, encoding='utf-8')
-    os.replace(part, path)
+    try:
+        part.write_text(cfg.pretty_text, encoding='utf-8')
+        os.replace(part, path)
+    except OSError as error:
+        raise ValueError(
+            f'{path} can not be written: {error}; choose another --work-dir'
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
     print(f'distillation config: {path}')
     return path
 

@@ -37,12 +37,14 @@ class Pair:
         stride: Pixels of the student's input per element.
         channels: Of student and teacher.
         size: Height and width of the student's map; None if it was not reached.
+        mapped: Whether the channels are mapped, by a 1x1 convolution.
     """
 
     level: int
     stride: float
     channels: tuple[int, int]
     size: tuple[int, int] | None
+    mapped: bool
 
 
 @dataclass
@@ -55,7 +57,6 @@ class Term:
         weights: Its weights by name.
         taps: Of student and teacher, as written in the config.
         pairs: Paired levels; empty where no pyramids are compared.
-        projected: Whether differing channels are mapped, by a 1x1 convolution.
         logits: What the logits of both are; empty if no logits are compared.
         left_out: Levels of the student without a partner, or not asked for.
         num_steps: Steps of the flow that are drawn from; empty without a flow.
@@ -68,7 +69,6 @@ class Term:
     weights: dict[str, float]
     taps: tuple[str, str]
     pairs: list[Pair]
-    projected: bool
     logits: list[str]
     left_out: list[int]
     num_steps: list[int]
@@ -195,8 +195,7 @@ def _term(
         weights=weights,
         taps=(_path(student), _path(teacher)),
         pairs=pairs,
-        projected=getattr(loss, 'dense', None) is None,
-        logits=_logits(loss, student, teacher),
+        logits=_logits(loss, student),
         left_out=[i for i in range(len(levels)) if i not in used] if pairs else [],
         num_steps=list(states[0][0].num_steps) if states else [],
         parameters=num_parameters(loss),
@@ -232,9 +231,16 @@ def _pairs(
             student.levels[i].stride,
             (student.levels[i].channels, teacher.levels[j].channels),
             sizes[i] if sizes else None,
+            _is_mapped(loss, place),
         )
-        for i, j in chosen
+        for place, (i, j) in enumerate(chosen)
     ]
+
+
+def _is_mapped(loss: nn.Module, place: int) -> bool:
+    """Whether a feature loss, or an objective of FM-KT, maps the channels of a pair."""
+    parts = getattr(loss, 'projections', None) or getattr(loss, 'objectives', None)
+    return parts is not None and any(True for _ in parts[place].parameters())
 
 
 def _maps(records: Records, tap: Tap) -> list[Tensor]:
@@ -246,7 +252,7 @@ def _maps(records: Records, tap: Tap) -> list[Tensor]:
     return as_levels(output if tap.index is None else output[tap.index])
 
 
-def _logits(loss: nn.Module, student: Measured, teacher: Measured | None) -> list[str]:
+def _logits(loss: nn.Module, student: Measured) -> list[str]:
     """What the logits mean that a loss compares."""
     dense = getattr(loss, 'dense', None)
     if dense is not None:

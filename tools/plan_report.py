@@ -46,14 +46,13 @@ def sheets(plan: Plan) -> Iterator[Sheet]:
 def _levels(term: Term) -> Iterator[Sequence[str]]:
     for pair in term.pairs:
         student, teacher = pair.channels
-        mapped = term.projected and student != teacher
         yield (
             term.name,
             str(pair.level),
             f'{pair.stride:g}',
             'x'.join(map(str, pair.size)) if pair.size else 'not reached',
             f'{student} <- {teacher}',
-            '1x1' if mapped else 'none',
+            '1x1' if pair.mapped else 'none',
         )
     if term.left_out:
         yield term.name, ', '.join(map(str, term.left_out)), '', '', '', 'left out'

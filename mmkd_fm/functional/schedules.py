@@ -125,11 +125,16 @@ class VPSchedule(Schedule):
     Args:
         a: Growth of the noise rate, above 0.
         b: Noise rate at the student, above 0.
+
+    Raises:
+        ValueError: If one is out of range.
     """
 
     singular = True
 
     def __init__(self, a: float = 19.9, b: float = 0.1) -> None:
+        if not (a > 0 and b > 0):
+            raise ValueError(f'VPSchedule: a and b must be above 0, but got a={a}, b={b}')
         self.a, self.b = a, b
 
     def _log_alpha(self, t: Tensor) -> Tensor:
@@ -158,11 +163,16 @@ class VESchedule(Schedule):
     Args:
         a: Scale, above 0.
         b: Growth, above 1.
+
+    Raises:
+        ValueError: If one is out of range.
     """
 
     singular = True
 
     def __init__(self, a: float = 0.02, b: float = 100.0) -> None:
+        if not (a > 0 and b > 1):
+            raise ValueError(f'VESchedule: a must be above 0 and b above 1, but got a={a}, b={b}')
         self.a, self.b = a, b
 
     def _growth(self, t: Tensor) -> Tensor:

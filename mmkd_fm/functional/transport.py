@@ -79,13 +79,12 @@ def transport(
     if solver not in SOLVERS:
         raise ValueError(f'unknown solver {solver!r}; valid names: {", ".join(sorted(SOLVERS))}')
     flow, follow = get_schedule(schedule), SOLVERS[solver]
-    start = flow.start(max(num_steps, 1))
-    step_size = start / max(num_steps, 1)
-    times = torch.arange(num_steps, 0, -1, dtype=x.dtype, device=x.device) / max(num_steps, 1)
-    times = times * start
     if num_steps == 0:
         none = x.new_zeros((0, *x.shape)) if keep_steps else None
-        return Transport(x, none, none, times)
+        return Transport(x, none, none, times=x.new_zeros(0))
+    start = flow.start(num_steps)
+    step_size = start / num_steps
+    times = torch.arange(num_steps, 0, -1, dtype=x.dtype, device=x.device) / num_steps * start
 
     def checked_velocity(z: Tensor, t: Tensor) -> Tensor:
         v = velocity(z, t)

@@ -5,6 +5,7 @@ temperature of 1 / gamma on the teacher alone; WTTM weighs each distribution by 
 ``U = sum p^gamma`` of the untransformed teacher. All functions compute in float32 at least.
 """
 
+import math
 from typing import Optional
 
 from torch import Tensor
@@ -18,11 +19,15 @@ def power_sum(teacher_logits: Tensor, gamma: float) -> Tensor:
 
     Args:
         teacher_logits: Softmax logits, shape (..., C).
-        gamma: Exponent in (0, 1].
+        gamma: Exponent in (0, 1]; one above 1 sharpens.
 
     Returns:
         Shape (...), between 1 (one-hot) and C^(1 - gamma) (uniform).
+
+    Raises:
+        ValueError: If gamma is not positive and finite.
     """
+    _check_gamma(gamma, 'power_sum')
     return Softmax.power_sum(teacher_logits, gamma)
 
 
@@ -39,7 +44,7 @@ def ttm_loss(
     Args:
         student_logits: Shape (N, C).
         teacher_logits: Shape (N, C).
-        gamma: Power in (0, 1]; 1 / temperature of the teacher.
+        gamma: Power in (0, 1]; 1 / temperature of the teacher. One above 1 sharpens.
         form: How the logits are read: 'softmax'; 'background_softmax', sigmoid logits as one
             distribution over the classes and the background; 'bernoulli', sigmoid logits as one
             two-class distribution for each class, whose losses are summed.
@@ -47,11 +52,12 @@ def ttm_loss(
         reduction: 'mean', 'sum' or 'none', see `reduce`.
 
     Raises:
-        ValueError: If the shapes differ or a name is unknown.
+        ValueError: If the shapes differ, a name is unknown or gamma not positive and finite.
 
     Example:
         >>> ttm_loss(torch.randn(8, 10), torch.randn(8, 10), gamma=0.5)
     """
+    _check_gamma(gamma, 'ttm_loss')
     student, teacher = check_logits(student_logits, teacher_logits, weight, 'ttm_loss')
     return reduce(row_divergence(form, student, gamma * precise(teacher)), weight, reduction)
 
@@ -69,18 +75,28 @@ def wttm_loss(
     Args:
         student_logits: Shape (N, C).
         teacher_logits: Shape (N, C).
-        gamma: Power in (0, 1].
+        gamma: As in `ttm_loss`.
         form: How the logits are read, see `ttm_loss`; 'bernoulli' has a U for each class.
         weight: Of each sample, shape (N,); what has 0 is ignored, whatever its logits.
         reduction: 'mean', 'sum' or 'none', see `reduce`.
 
     Raises:
-        ValueError: If the shapes differ or a name is unknown.
+        ValueError: If the shapes differ, a name is unknown or gamma not positive and finite.
 
     Example:
         >>> wttm_loss(torch.randn(8, 10), torch.randn(8, 10), gamma=0.5)
     """
+    _check_gamma(gamma, 'wttm_loss')
     student, teacher = check_logits(student_logits, teacher_logits, weight, 'wttm_loss')
     chosen = get_form(form)
     values = chosen.power_sum(teacher, gamma) * chosen.kl(student, gamma * precise(teacher))
     return reduce(values if values.ndim == 1 else values.sum(dim=-1), weight, reduction)
+
+
+def _check_gamma(gamma: float, name: str) -> None:
+    """Refuse what is no power: at 0 or below, the teacher's order is lost or turned round."""
+    if not 0 < gamma < math.inf:
+        raise ValueError(
+            f'{name}: gamma must be positive and finite (1 / temperature of the teacher, in '
+            f'(0, 1]; above 1 it sharpens), but got {gamma}'
+        )

@@ -24,11 +24,16 @@ class DataCheckHook(Hook):
     Args:
         num_images: How many images to look for, spread evenly over the data set.
 
+    Raises:
+        ValueError: If the number of images is not positive.
+
     Example:
         >>> default_hooks = dict(distill_data=dict(type='mmkd_fm.DataCheckHook'))
     """
 
     def __init__(self, num_images: int = 8) -> None:
+        if num_images < 1:
+            raise ValueError(f'num_images must be at least 1, but got {num_images}')
         self.num_images = num_images
 
     def before_train(self, runner) -> None:
@@ -58,9 +63,9 @@ class DataCheckHook(Hook):
         if not hasattr(dataset, 'get_data_info') or _is_read_elsewhere(loader):
             return
         prefix = 'data_prefix.img' if num_classes is None else 'data_prefix'
-        step = max(len(dataset) // self.num_images, 1)
-        for index in range(0, len(dataset), step):
-            path = dataset.get_data_info(index).get('img_path')
+        count = min(self.num_images, len(dataset))
+        for i in range(count):
+            path = dataset.get_data_info(i * len(dataset) // count).get('img_path')
             if path and '://' not in path and not osp.isfile(path):
                 raise FileNotFoundError(
                     f'{name} lists {path}, but there is no such file; check data_root and '

@@ -92,7 +92,8 @@ def pair_levels(
             those that have one.
 
     Raises:
-        ValueError: If a level of ``levels`` has no partner or is out of range, or none has one.
+        ValueError: If a level of ``levels`` has no partner, is out of range or named twice, or none
+            has a partner.
     """
     if not student.levels or not teacher.levels:
         raise ValueError(
@@ -109,6 +110,8 @@ def pair_levels(
             f'the pyramids do not fit: {student} and {teacher} (channels@stride) have no stride in '
             f"common. Tap other modules of the two, with tap= and teacher_tap=, such as 'neck'"
         )
+    if levels is not None and len(set(levels)) < len(levels):
+        raise ValueError(f'levels={list(levels)}: a level is named twice; name each once')
     for i in [] if levels is None else levels:
         if not 0 <= i < len(student.levels):
             raise ValueError(

@@ -206,7 +206,7 @@ class Distiller(BaseModel):
         """The student's own losses, under their own names, and `loss_<term>` of each term.
 
         Raises:
-            ValueError: If a term has the name of one of the student's losses.
+            ValueError: If a term has the name of one of the student's losses, or of another's.
             FloatingPointError: If a term is not finite.
         """
         teacher_records = {}
@@ -241,7 +241,9 @@ class Distiller(BaseModel):
                 tapped = self.teacher_tapped[name]
                 outputs.append(common_part(output, tapped, *views, self.teacher.input_scale))
             more = dict(data_samples=data_samples) if _takes_data_samples(loss) else {}
-            terms.update(named_losses(name, loss(*outputs, **more)))
+            named = named_losses(name, loss(*outputs, **more))
+            _refuse_taken(name, named, terms)
+            terms.update(named)
         taken = sorted(set(terms) & set(losses))
         if taken:
             raise ValueError(
@@ -350,6 +352,16 @@ def _run_seed() -> int:
 
 def _takes_data_samples(loss: nn.Module) -> bool:
     return 'data_samples' in inspect.signature(loss.forward).parameters
+
+
+def _refuse_taken(name: str, losses: dict[str, Tensor], others: dict[str, Tensor]) -> None:
+    """Refuse names that other terms have taken: one of the two would be lost."""
+    taken = sorted(set(losses) & set(others))
+    if taken:
+        raise ValueError(
+            f'losses.{name} gives {", ".join(taken)}, and so does a term before it, to whose name '
+            f'it adds what it tells apart (such as fmkt and fmkt_theta); rename one of the two'
+        )
 
 
 def _describe(loss: nn.Module, tapped: Sequence[Measured]) -> str:

@@ -5,6 +5,7 @@ Modules are tapped by wrapping their `forward` on the instance, not by forward h
 """
 
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def record(
         paths: Module paths.
         stop_early: End the forward as soon as every module has given an output, so that nothing
             behind the deepest tap is computed.
-        inputs: Paths of modules whose positional arguments are recorded instead.
+        inputs: Paths of modules whose arguments are recorded instead, in their order.
 
     Yields:
         For each path the list of its outputs, or arguments, one per call; read them with `read`.
@@ -149,7 +150,7 @@ def record(
         @wraps(forward)
         def call(*args, **kwargs):
             output = forward(*args, **kwargs)
-            kept = containers_of(args if path in inputs else output)
+            kept = containers_of(_ordered(forward, args, kwargs) if path in inputs else output)
             records[path].append((kept, versions_of(kept)))
             if stop_early and all(records.values()):
                 raise _AllRecorded
@@ -168,6 +169,11 @@ def record(
             del module.forward
             if originals[path] is not None:
                 module.forward = originals[path]
+
+
+def _ordered(forward, args: tuple, kwargs: dict) -> tuple:
+    """Arguments in the order of the signature, those too that were given by their names."""
+    return inspect.signature(forward).bind(*args, **kwargs).args if kwargs else args
 
 
 def read(records: Records, tap: Taps, model: nn.Module) -> Any:

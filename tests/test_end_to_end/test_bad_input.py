@@ -11,6 +11,8 @@ import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.runner import FlexibleRunner
 
+from mmkd_fm.hooks import DataCheckHook
+
 NECK = dict(tap='neck')
 FMKT = dict(type='mmkd_fm.FMKTLoss', levels=[0, 1], **NECK)
 WTTM = dict(type='mmkd_fm.WTTMLoss', tap='bbox_head', index=0)
@@ -257,6 +259,26 @@ def test_empty_image_folder(refused_by_the_tool, tmp_path):
         'no such file; check data_root and data_prefix.img',
         **{'train_dataloader.dataset.data_prefix.img': f'{tmp_path}/empty/'},
     )
+
+
+@pytest.mark.parametrize('num_images', [1, 3, 1000])
+def test_as_many_images_are_looked_for_as_are_asked_for(
+    num_images, distill_config, make_runner, tmp_path, monkeypatch
+):
+    runner = make_runner(distill_config(losses='pkd'), tmp_path)
+    dataset, looked = runner.train_dataloader.dataset, []
+    get_data_info = type(dataset).get_data_info
+    monkeypatch.setattr(
+        type(dataset), 'get_data_info', lambda self, i: looked.append(i) or get_data_info(self, i)
+    )
+    DataCheckHook(num_images).before_train(runner)
+    count = min(num_images, len(dataset))
+    assert looked == [i * len(dataset) // count for i in range(count)]
+
+
+def test_no_image_at_all_is_not_to_be_looked_for():
+    with pytest.raises(ValueError, match='num_images must be at least 1, but got 0'):
+        DataCheckHook(0)
 
 
 class Elsewhere(LocalBackend):

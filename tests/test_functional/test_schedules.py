@@ -163,3 +163,10 @@ def test_a_schedule_of_the_user(ends, monkeypatch):
     torch.testing.assert_close(result.endpoint, ends[1])
     with pytest.raises(ValueError, match="the schedule 'trigonometric' exists already"):
         register_schedule('trigonometric')(Trigonometric)
+
+
+@pytest.mark.parametrize('made', [(VPSchedule, 0, 1), (VPSchedule, 1, -1), (VESchedule, 1, 1)])
+def test_parameters_out_of_range_are_refused(made):
+    schedule, a, b = made
+    with pytest.raises(ValueError, match=f'above .*but got a={a}, b={b}'):
+        schedule(a, b)

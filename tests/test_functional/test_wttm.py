@@ -156,3 +156,13 @@ def test_bad_options_list_the_valid_ones(loss, logits):
         loss(*logits, 0.4, reduction='max')
     with pytest.raises(ValueError, match=r'one value for each sample, shape \(6,\)'):
         loss(*logits, 0.4, weight=torch.ones(6, 5))
+
+
+@pytest.mark.parametrize('gamma', [0.0, -1.0, float('inf'), float('nan')])
+def test_what_is_no_power_is_refused(gamma, logits):
+    student, teacher = logits
+    for function in (ttm_loss, wttm_loss):
+        with pytest.raises(ValueError, match=f'{function.__name__}: gamma must be positive'):
+            function(student, teacher, gamma)
+    with pytest.raises(ValueError, match='power_sum: gamma must be positive'):
+        power_sum(teacher, gamma)

@@ -126,6 +126,12 @@ def test_levels_out_of_range_are_refused(levels):
         pair_levels(student, student, levels)
 
 
+def test_levels_that_are_named_twice_are_refused():
+    student = tapped('student', 4, (8, 16, 32))
+    with pytest.raises(ValueError, match=r'levels=\[0, 1, 0\]: a level is named twice'):
+        pair_levels(student, student, [0, 1, 0])
+
+
 def test_a_tap_without_feature_maps_is_refused():
     student, head = tapped('student', 4, (8, 16)), tapped('teacher', 4, ())
     with pytest.raises(ValueError, match=r'feature maps .* expected.*no feature maps.*index='):

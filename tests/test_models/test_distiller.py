@@ -753,6 +753,16 @@ def test_a_term_named_like_a_loss_of_the_student_is_refused(distiller, raw_batch
         loss_of(model, raw_batch())
 
 
+@pytest.mark.parametrize('fmkt_first', [True, False])
+def test_a_term_named_like_a_part_of_another_is_refused(distiller, raw_batch, loss_of, fmkt_first):
+    """One of the two would be lost."""
+    terms = dict(fmkt=dict(type='mmkd_fm.FMKTLoss', tap='neck'), fmkt_theta=PKD)
+    names = sorted(terms, reverse=not fmkt_first)
+    model = distiller(losses={name: terms[name] for name in names})
+    with pytest.raises(ValueError, match=rf'losses.{names[1]} gives loss_fmkt_theta, and so does'):
+        loss_of(model, raw_batch())
+
+
 def test_a_batch_without_the_teachers_view_is_refused(distiller, raw_batch):
     model = distiller()
     data = model.student.data_preprocessor(raw_batch(), True)

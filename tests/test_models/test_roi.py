@@ -265,6 +265,17 @@ def test_every_logit_loss_compares_rois(roi_distiller, raw_batch, loss_of, loss,
         torch.testing.assert_close(losses['loss_x'], mean * (1 if normaliser == 'rows' else 32))
 
 
+@pytest.mark.parametrize('normaliser', ['weight', 'rows'])
+def test_rois_can_be_left_out(roi_distiller, normaliser):
+    terms = dict(wttm=dict(WTTM, normaliser=normaliser))
+    loss = roi_distiller(terms, load=False).distill_losses['wttm']
+    student, teacher = torch.randn(2, 6, 4).unbind()
+    ignore = torch.tensor([False, True, False, False, True, True])
+    expected = loss(student[~ignore], teacher[~ignore])
+    for name, value in loss(student, teacher, ignore=ignore).items():
+        torch.testing.assert_close(value, expected[name])
+
+
 def test_images_without_boxes(roi_distiller, raw_batch, loss_of):
     loss, losses = loss_of(roi_distiller(), raw_batch(boxes=(0, 0)))
     loss.backward()

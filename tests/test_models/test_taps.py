@@ -74,6 +74,27 @@ def test_a_module_that_fires_twice_is_named(net, images):
         read(records, Tap('twice'), net)
 
 
+def test_arguments_given_by_name_are_recorded_in_their_order(images):
+    class Loss(nn.Module):
+        def forward(self, x, y, weight=1.0, factor=2.0):
+            return factor * (weight * (x - y)).sum()
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loss = Loss()
+
+        def forward(self, x):
+            return self.loss(x, weight=x + 2, y=x + 1) + self.loss(x, x)
+
+    head = Head()
+    with record(head, (), inputs=['loss']) as records:
+        head(images)
+    named, plain = (arguments for arguments, _ in records['loss'])
+    assert len(named) == 3 and len(plain) == 2
+    assert torch.equal(named[1], images + 1) and torch.equal(named[2], images + 2)
+
+
 def test_a_change_in_place_is_detected(net, images):
     with record(net, ['body.0']) as records:  # a ReLU in place follows
         net(images)

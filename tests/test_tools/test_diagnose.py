@@ -356,11 +356,11 @@ def test_labels_are_those_of_the_assigner(kind, distiller, raw_batch):
     anchors, valid = boxes.get_anchors(sizes, metas, device='cpu')
     truths = [sample.gt_instances for sample in view.samples]
     targets = boxes.get_targets(anchors, valid, truths, metas)
-    levels, weights = targets[1:3] if kind == 'gfl' else targets[:2]  # GFL's begin with anchors
+    # GFL's begin with anchors, and it hands the weights over by name
+    levels, weights = targets[1:3] if kind == 'gfl' else targets[:2]
     expected = torch.cat([level.flatten() for level in levels])
     expected[expected == 3] = locations.BACKGROUND
-    if kind == 'retinanet':  # GFL hands its weights over by name
-        expected[torch.cat([w.flatten() for w in weights]) == 0] = locations.LEFT_OUT
+    expected[torch.cat([w.flatten() for w in weights]) == 0] = locations.LEFT_OUT
     assert torch.equal(labels, expected)
     assert (labels >= 0).any() and (labels == locations.BACKGROUND).any()
     with pytest.raises(LeftOut, match='not given all rows'):

@@ -374,6 +374,14 @@ def test_seeds_take_turns_on_folds(folder, write, call):
     assert 'ann_file=fold0.json' in second and 'big_0/epoch_' in second
     assert 'ann_file=fold1.json' in third and 'big_1/epoch_' in third
 
+    for row, values in dict(plain=(0.40, 0.50), pkd=(0.41, 0.53)).items():
+        for seed, value in enumerate(values):
+            write(row, seed, value)
+    assert call('--render')[0] == 0
+    page = page_of(folder)
+    assert 'One training of each fold: the noise between seeds of a fold is not known.' in page
+    assert 'nothing is established.' not in page
+
     for row, values in dict(plain=(0.40, 0.50, 0.42, 0.54), pkd=(0.41, 0.53, 0.45, 0.55)).items():
         for seed, value in enumerate(values):
             write(row, seed, value)
@@ -552,6 +560,11 @@ def test_dry_run_is_balanced_and_skips_what_is_there(write, call):
             'loss_weight',
             "levels': ['{fold}'], 'model.losses.pkd.loss_weight",
             "row 'pkd': '{fold}' stays as it is; it is filled in as a teacher and in options",
+        ),
+        (
+            'evaluations = ',
+            "evaluations = dict(test={'test_evaluator.ann_file': '{fold}.json'}); other = ",
+            "evaluations: '{fold}' is filled in as a teacher and in options of a row",
         ),
         ('dict(nfe4', "dict(**{'nfe/4': {}}, nfe4", "'nfe/4' is no name of a file"),
     ],

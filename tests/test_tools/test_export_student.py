@@ -100,6 +100,61 @@ def run(monkeypatch, *arguments):
     export_student.main()
 
 
+LAZY = """
+from mmengine.config import read_base
+from mmkd_fm.hooks import DistillStateHook
+from mmkd_fm.models import Distiller, PKDLoss
+
+with read_base():
+    from .lazy_student import *
+
+default_hooks.update(dict(distill_state=dict(type=DistillStateHook)))
+model = dict(
+    type=Distiller,
+    student=model,
+    teacher=dict(config=dict(model=model)),
+    losses=dict(pkd=dict(type=PKDLoss, tap='neck')),
+)
+"""
+
+
+@pytest.fixture
+def lazy(retinanet, build, tmp_path):
+    """A distillation in mmengine's pure Python style, and a checkpoint of its student."""
+    imports = (
+        'from mmdet.models import RetinaNet\n'
+        'from mmengine.hooks import CheckpointHook, LoggerHook\n'
+    )
+    hooks = 'dict(logger=dict(type=LoggerHook), checkpoint=dict(type=CheckpointHook, interval=3))'
+    model = {k: v for k, v in retinanet().items() if k != 'type'}
+    text = f'{imports}default_hooks = {hooks}\nmodel = dict(type=RetinaNet, **{model})\n'
+    (tmp_path / 'lazy_student.py').write_text(text)
+    (tmp_path / 'lazy.py').write_text(LAZY)
+    torch.save(dict(state_dict=build(retinanet()).state_dict()), tmp_path / 'epoch_1.pth')
+    return tmp_path
+
+
+def test_a_config_in_pure_python_is_exported(lazy, monkeypatch):
+    run(monkeypatch, lazy / 'lazy.py', lazy / 'epoch_1.pth', lazy / 'out')
+    text = (lazy / 'out' / 'lazy.py').read_text()
+    assert 'mmkd_fm' not in text and '<class' not in text
+    cfg = Config.fromfile(lazy / 'out' / 'lazy.py')
+    assert sorted(cfg.default_hooks) == ['checkpoint', 'logger']
+    assert cfg.default_hooks.checkpoint.interval == 3
+    state = torch.load(lazy / 'out' / 'student.pth', weights_only=False)['state_dict']
+    MODELS.build(cfg.model).load_state_dict(state, strict=True)
+
+
+def test_nothing_is_written_if_the_config_can_not_be(lazy, monkeypatch):
+    def fail(*_):
+        raise SyntaxError('no config')
+
+    monkeypatch.setattr(Config, 'dump', fail)
+    with pytest.raises(SyntaxError):
+        run(monkeypatch, lazy / 'lazy.py', lazy / 'epoch_1.pth', lazy / 'out')
+    assert not (lazy / 'out').exists()
+
+
 def test_what_is_read_is_not_overwritten(monkeypatch, tmp_path):
     config, checkpoint = tmp_path / 'distilled.py', tmp_path / 'student.pth'
     Config.fromfile(DISTILLED).dump(config)

@@ -1,7 +1,9 @@
 """A plain config becomes a distillation by arguments of the command line."""
 
 import copy
+import errno
 import sys
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -224,6 +226,19 @@ def test_each_choice_of_methods_has_its_work_dir(files, monkeypatch, tmp_path):
     work_dirs = str(tmp_path / 'work_dirs' / 'small_distilled_')
     assert folder('pkd') == f'{work_dirs}pkd'
     assert folder('fmkt', 'wttm') == f'{work_dirs}fmkt_wttm'
+
+
+def test_a_disk_that_is_full_is_told_and_nothing_is_left(run, files, monkeypatch, capsys):
+    def write(path, text, **_):
+        path.touch()
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'write_text', write)
+    with pytest.raises(SystemExit) as stop:
+        run('--distill', 'pkd')
+    said = f'{stop.value}{capsys.readouterr().err}'
+    assert 'can not be written: [Errno 28] No space left' in said and '--work-dir' in said
+    assert list(Path(files['work_dir']).iterdir()) == []
 
 
 def test_other_methods_are_not_resumed(run):

@@ -150,6 +150,31 @@ def test_levels_and_logits(planned):
     assert fmkt.taps == ('neck', 'neck')
 
 
+def test_a_map_of_equal_channels_is_told(config):
+    """By request, or as the objective has one."""
+    cfg = config()
+    cfg.model.teacher.config.model = cfg.model.student
+    term = dict(type='mmkd_fm.FMKTLoss', tap='neck', levels=[0])
+    matchings = ('EndpointMatching', dict(project=True)), ('VelocityMatching', {})
+    cfg.model.losses = dict(
+        pkd=dict(type='mmkd_fm.PKDLoss', tap='neck', levels=[0]),
+        projected=dict(type='mmkd_fm.PKDLoss', tap='neck', levels=[0], project=True),
+        fmkt=term,
+        **{
+            name: dict(
+                term,
+                objective=dict(type=f'mmkd_fm.{name}', **options),
+                metric=dict(type='mmkd_fm.MSELoss'),
+            )
+            for name, options in matchings
+        },
+    )
+    made = make_plan(cfg, build_distiller(cfg), SIZE)
+    mapped = {term.name: [pair.mapped for pair in term.pairs] for term in made.terms}
+    names = ['projected', 'EndpointMatching', 'VelocityMatching']
+    assert mapped == {term.name: [term.name in names] for term in made.terms}
+
+
 def test_memory(planned):
     made, model = planned
     extras = 4 * made.parameters['extras']

@@ -103,6 +103,8 @@ class DenseRows:
         scores = self._maps(teacher, 1, 'scores')
         same_channels = self.boxes or (loss.class_map is None and not self.best_anchor)
         _check_maps(ours, theirs, same_channels)
+        if ignore is not None and self.of_rois:
+            ignore = [ignore[:, None, None]]  # as the scores are looked at, a map of one pixel each
         ignored = None if ignore is None else self._choose(ignore, 0)
         if ignored is None and loss.ignore_padding and data_samples and not self.of_rois:
             ignored = padding(ours, self.student.strides, data_samples)

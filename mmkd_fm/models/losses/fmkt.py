@@ -16,6 +16,7 @@ from mmkd_fm.models.flow import Flow
 from mmkd_fm.models.flow_neck import FlowedPyramid, FlowNeck
 from mmkd_fm.models.losses.feature import Features
 from mmkd_fm.models.losses.matching import VelocityMatching
+from mmkd_fm.models.losses.metric import build_metric
 from mmkd_fm.registry import MODELS, build_part
 
 
@@ -91,7 +92,7 @@ class FMKTLoss(nn.Module):
             )
         self.flow_cfg = flow or {}
         self.objective_cfg = objective
-        self.metric = build_part(metric, 'Loss')
+        self.metric = build_metric(metric)
         own = flow != 'neck'
         self.theta_weight = 1.0 if theta_weight is None and own else theta_weight
         self.source_weight = source_weight

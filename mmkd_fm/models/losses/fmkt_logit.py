@@ -16,6 +16,7 @@ from mmkd_fm.models.alignment import Tapped
 from mmkd_fm.models.flow import Flow
 from mmkd_fm.models.flow_cls_head import FLOW, FlowClsHead, as_map
 from mmkd_fm.models.head_logits import check_single_label
+from mmkd_fm.models.losses.metric import build_metric
 from mmkd_fm.registry import MODELS, build_part
 
 Samples = Optional[Sequence[BaseDataElement]]
@@ -80,7 +81,7 @@ class FMKTLogitLoss(nn.Module):
             raise ValueError(f"flow is a dict with the arguments of Flow, or 'head'; got {flow!r}")
         decouple_pairs(1, pair_ratio, 0, 0)  # checks the ratio
         self.flow_cfg = flow or {}
-        self.metric = build_part(metric, 'Loss')
+        self.metric = build_metric(metric)
         self.label_weight = label_weight
         self.theta_weight = theta_weight
         self.pair_ratio = pair_ratio
@@ -175,7 +176,7 @@ class FMKTLogitLoss(nn.Module):
             mean = mean_logits(logits)
         result = {'loss': self.loss_weight * loss}
         if self.theta_weight and (own or 0 in flow.num_steps):
-            theta = self._metric(student['logits'], mean, data_samples)
+            theta = compare_logits(self.metric, student['logits'], mean, data_samples)
             result['loss_theta'] = self.theta_weight * theta
         result['steps'] = loss.new_tensor(float(len(transported.times)))
         return result
@@ -184,16 +185,19 @@ class FMKTLogitLoss(nn.Module):
         self, logits: Tensor, teacher: Tensor, labels: Optional[Tensor], data_samples: Samples
     ) -> Tensor:
         """Loss of one step, a scalar."""
-        loss = self._metric(logits, teacher, data_samples)
+        loss = compare_logits(self.metric, logits, teacher, data_samples)
         if labels is not None:
             loss = loss + self.label_weight * cross_entropy(logits, labels)
         return loss
 
-    def _metric(self, student: Tensor, teacher: Tensor, data_samples: Samples) -> Tensor:
-        """The metric; one that asks for them, such as DKDLoss, is given the samples."""
-        asks = 'data_samples' in inspect.signature(self.metric.forward).parameters
-        more = dict(data_samples=data_samples) if asks else {}
-        return self.metric(student, teacher, **more)
+
+def compare_logits(
+    metric: nn.Module, student: Tensor, teacher: Tensor, data_samples: Samples
+) -> Tensor:
+    """The metric of two logits; one that asks for them, such as DKDLoss, is given the samples."""
+    asks = 'data_samples' in inspect.signature(metric.forward).parameters
+    more = dict(data_samples=data_samples) if asks else {}
+    return metric(student, teacher, **more)
 
 
 def check_taps(

@@ -13,11 +13,13 @@ from mmkd_fm.models.flow_neck import FlowedPyramid, FlowNeck
 from mmkd_fm.models.losses.fmkt import compare_steps
 from mmkd_fm.models.losses.fmkt_logit import (
     Samples,
+    compare_logits,
     mean_logits,
     read_labels,
     supervised_head,
 )
-from mmkd_fm.registry import MODELS, build_part
+from mmkd_fm.models.losses.metric import build_metric
+from mmkd_fm.registry import MODELS
 
 
 @MODELS.register_module()
@@ -56,7 +58,7 @@ class OnlineFMKTLogitLoss(nn.Module):
         super().__init__()
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f'label_smoothing must be in [0, 1], but got {label_smoothing}')
-        self.metric = build_part(metric, 'Loss')
+        self.metric = build_metric(metric)
         self.label_weight = label_weight
         self.label_smoothing = label_smoothing
         self.loss_weight = loss_weight
@@ -87,7 +89,8 @@ class OnlineFMKTLogitLoss(nn.Module):
         """
         logits = [self.head.classify(estimate) for estimate in student['transport'].estimates]
         mean = mean_logits(logits)
-        loss = sum(self.metric(one, mean) for one in logits) / len(logits)
+        loss = sum(compare_logits(self.metric, one, mean, data_samples) for one in logits)
+        loss = loss / len(logits)
         if self.label_weight:
             labels = read_labels(data_samples, mean.shape[1])
             for one in logits:
@@ -140,7 +143,7 @@ class OnlineFMKTLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        self.metric = build_part(metric, 'Loss')
+        self.metric = build_metric(metric)
         self.loss_weight = loss_weight
 
     def connect(self, student: Tapped) -> None:

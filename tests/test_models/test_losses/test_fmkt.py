@@ -402,3 +402,9 @@ def test_a_trained_teacher_map_collapses_and_a_frozen_one_does_not():
     losses, spread = _train_on_noise(train_teacher_map=False)
     assert spread == pytest.approx(1, abs=0.1)
     assert losses[-1] > 0.9  # the variance of the mapped noise is 1
+
+
+@pytest.mark.parametrize('option', [dict(project=True), dict(levels=[0])])
+def test_options_that_a_metric_would_ignore_are_refused(option):
+    with pytest.raises(ValueError, match=f'metric: {next(iter(option))} of PKDLoss would be ign'):
+        FMKTLoss(metric=dict(type='mmkd_fm.PKDLoss', **option))
