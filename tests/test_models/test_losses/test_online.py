@@ -165,8 +165,8 @@ def test_soft_labels_are_mixed_cross_entropies(head, x):
 
 def test_dkd_is_given_the_labels(head, x):
     module = head(num_steps=2)
-    outputs = forward(module, x)
     loss = connected(module, metric=dict(type='mmkd_fm.DKDLoss'), label_weight=0)
+    outputs = forward(module, x)
     steps = [module.classify(estimate) for estimate in outputs['transport'].estimates]
     mean = torch.stack(steps).mean(0).detach()
     target = torch.tensor(TARGET)
