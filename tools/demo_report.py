@@ -11,11 +11,12 @@ import matplotlib
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import t as student_t
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
+
+from experiments_statistics import paired_difference
 
 METRICS = dict(AP='mAP', AP50='mAP_50', AP75='mAP_75', APs='mAP_s', APm='mAP_m', APl='mAP_l')
 LABELS = dict(teacher='Teacher', plain='Student, plain', distilled='Student, distilled')
@@ -112,10 +113,8 @@ def verdict(results: list[Result]) -> str:
             f'{text} One seed cannot separate this from chance: '
             '`--seeds 0 1 2` repeats the students.'
         )
-    values = list(gains.values())
-    mean, count = statistics.mean(values), len(values)
-    half = student_t.ppf(0.975, count - 1) * statistics.stdev(values) / count**0.5
-    low, high = mean - half, mean + half
+    gain = paired_difference(by_kind['distilled'], by_kind['plain'])
+    low, high = gain.mean - gain.half, gain.mean + gain.half
     judgement = (
         'distillation helps here'
         if low > 0
@@ -124,8 +123,8 @@ def verdict(results: list[Result]) -> str:
         else 'these seeds do not establish a difference'
     )
     return (
-        f'{text} Mean {mean:+.1f}, 95 % interval {low:+.1f} to {high:+.1f} over {count} '
-        f'seeds: {judgement}.'
+        f'{text} Mean {gain.mean:+.1f}, 95 % interval {low:+.1f} to {high:+.1f} over '
+        f'{len(gain.seeds)} seeds: {judgement}.'
     )
 
 
