@@ -359,8 +359,8 @@ def _refuse_taken(name: str, losses: dict[str, Tensor], others: dict[str, Tensor
     taken = sorted(set(losses) & set(others))
     if taken:
         raise ValueError(
-            f'losses.{name} gives {", ".join(taken)}, and so does a term before it, to whose name '
-            f'it adds what it tells apart (such as fmkt and fmkt_theta); rename one of the two'
+            f'losses.{name} gives {", ".join(taken)}, which another term gives already (the Theta '
+            f"term of 'fmkt', say, is 'fmkt_theta'); rename one of the two"
         )
 
 

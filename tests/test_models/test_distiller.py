@@ -759,7 +759,9 @@ def test_a_term_named_like_a_part_of_another_is_refused(distiller, raw_batch, lo
     terms = dict(fmkt=dict(type='mmkd_fm.FMKTLoss', tap='neck'), fmkt_theta=PKD)
     names = sorted(terms, reverse=not fmkt_first)
     model = distiller(losses={name: terms[name] for name in names})
-    with pytest.raises(ValueError, match=rf'losses.{names[1]} gives loss_fmkt_theta, and so does'):
+    with pytest.raises(
+        ValueError, match=rf'losses.{names[1]} gives loss_fmkt_theta, which another'
+    ):
         loss_of(model, raw_batch())
 
 
