@@ -4,129 +4,44 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from demo_report import COLOURS, plt
-from experiments_record import machine, public
-from experiments_statistics import (
-    Difference,
-    by_fold,
-    paired_difference,
-    pooled_deviation,
-    seeds_needed,
+from experiments_lines import (
+    Line,
+    baselines_of,
+    by_machine,
+    difference_cells,
+    lines_of,
+    markdown_row,
+    mean_cell,
 )
+from experiments_readme import into_readme
+from experiments_record import machine, public
+from experiments_statistics import by_fold, pooled_deviation, seeds_needed
 from experiments_table import Table
 
 WORTH = 1.0  # the difference, in percent, for which the seeds are counted
-ENOUGH = 3  # seeds that a row of the README has at least
-MARKED = r'(?P<begin><!-- table: {name}(?:, rows: (?P<rows>[^>]+?))? -->).*?(?P<end><!-- end -->)'
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of a table.
-
-    Attributes:
-        row: Name of its row.
-        variant: Name of its own way of testing; None for the table's.
-        label: What readers call it.
-        values: Seed -> metric in percent.
-        seconds: Seconds of an iteration, of each run whose log has it.
-    """
-
-    row: str
-    variant: str | None
-    label: str
-    values: dict[int, float]
-    seconds: list[float]
-
-
-def by_machine(runs: Sequence[dict]) -> list[list[dict]]:
-    """Runs that may be compared: of one kind of processor and one torch."""
-    groups: dict[tuple, list[dict]] = {}
-    for run in runs:
-        groups.setdefault(machine(run), []).append(run)
-    return list(groups.values())
-
-
-def lines_of(table: Table, runs: Sequence[dict], evaluation: str) -> list[Line]:
-    """Lines of an evaluation's table, as declared; those without a run are left out.
-
-    Args:
-        table: The table.
-        runs: Results of one kind of machine.
-        evaluation: Name of the evaluation.
-    """
-    lines = []
-    for row in table.rows.values():
-        own = [run for run in runs if run['row'] == row.name]
-        for variant in (None, *row.variants):
-            key = evaluation if variant is None else f'{evaluation}/{variant}'
-            label = row.label if variant is None else f'{row.label}, {variant}'
-            values = {
-                run['seed']: table.scale * run['evaluations'][key][table.metric] for run in own
-            }
-            times = [run['seconds_per_iteration'] for run in own if run['seconds_per_iteration']]
-            if values:
-                lines.append(Line(row.name, variant, label, values, times))
-    return lines
-
-
-def show_difference(difference: Difference | None) -> str:
-    """'+1.2 (+0.3 to +2.1)', with the number of pairs where there is no interval."""
-    if difference is None:
-        return '-'
-    if difference.half is None:
-        return f'{difference.mean:+.2f} (one seed: no interval)'
-    low, high = difference.mean - difference.half, difference.mean + difference.half
-    return f'{difference.mean:+.2f} ({low:+.2f} to {high:+.2f})'
 
 
 def table_text(table: Table, lines: Sequence[Line]) -> list[str]:
     """A table in Markdown."""
-    baselines = _baselines(table, lines)
+    baselines = baselines_of(table, lines)
     header = ['', 'seeds', 'each seed', 'mean ± s.d.']
     header += [*(f'minus {base.label}' for base in baselines), 's/iteration']
-    text = [_markdown_row(header), '|---' * 3 + '|---:' * (len(header) - 3) + '|']
+    text = [markdown_row(header), '|---' * 3 + '|---:' * (len(header) - 3) + '|']
     for line in lines:
         seeds = [seed for seed in table.seeds if seed in line.values]
         count = str(len(seeds)) if len(seeds) == len(table.seeds) else _fewer(seeds, table.seeds)
         values = [line.values[seed] for seed in seeds]
-        mean = _mean_text(values)
-        differences = _differences(table, line, baselines)
+        mean = mean_cell(values)
+        differences = difference_cells(table, line, baselines)
         seconds = f'{statistics.median(line.seconds):.3f}' if line.seconds else '-'
         each = ', '.join(f'{value:.2f}' for value in values)
-        text.append(_markdown_row([line.label, count, each, mean, *differences, seconds]))
+        text.append(markdown_row([line.label, count, each, mean, *differences, seconds]))
     return text
-
-
-def _baselines(table: Table, lines: Sequence[Line]) -> list[Line]:
-    """Lines that all others are compared with, of those with a run."""
-    base = {line.row: line for line in lines if line.variant is None}
-    return [base[name] for name in table.baselines if name in base]
-
-
-def _differences(table: Table, line: Line, baselines: Sequence[Line]) -> list[str]:
-    """A line minus each baseline; nothing where it is that one."""
-    differences = [paired_difference(line.values, base.values, table.folds) for base in baselines]
-    return [
-        '' if line is base else show_difference(difference)
-        for base, difference in zip(baselines, differences)
-    ]
-
-
-def _mean_text(values: Sequence[float]) -> str:
-    """'41.20 ± 0.30'; without a deviation where there is one value."""
-    deviation = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
-    return f'{statistics.mean(values):.2f}{deviation}'
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return '| ' + ' | '.join(cell.replace('|', '\\|') for cell in cells) + ' |'
 
 
 def _fewer(seeds: Sequence[int], wanted: Sequence[int]) -> str:
@@ -318,67 +233,6 @@ def draw(table: Table, runs: Sequence[dict], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)
-
-
-def summary(table: Table, runs: Sequence[dict], rows: Sequence[str] = ()) -> str:
-    """The first evaluation as a short table, for the README: rows with three seeds or more.
-
-    Args:
-        table: The table.
-        runs: Its results.
-        rows: Names of the rows to show, in the table's order; all if there are none.
-
-    Raises:
-        ValueError: If the runs come from several kinds of machines, whose numbers are not compared,
-            or a row isn't in the table or has fewer seeds.
-    """
-    if len(by_machine(runs)) > 1:
-        raise ValueError(
-            f'{table.folder.name}: expected runs of one kind of machine and one torch for the '
-            f'README, got {len(by_machine(runs))}; take its marks out of the README'
-        )
-    lines = [line for line in lines_of(table, runs, table.shown[0]) if not line.variant]
-    lines = [line for line in lines if len(line.values) >= ENOUGH]
-    baselines = _baselines(table, lines)
-    if rows:
-        shown = [line.row for line in lines]
-        if unknown := [row for row in rows if row not in shown]:
-            raise ValueError(
-                f'{table.folder.name}: the README asks for rows {", ".join(unknown)}, which have '
-                f'fewer than {ENOUGH} seeds or are not declared; there are {", ".join(shown)}'
-            )
-        lines = [line for line in lines if line.row in rows]
-    header = ['student', 'seeds', f'{table.shown[0]}, mean ± s.d.']
-    header += [f'minus {base.label}' for base in baselines]
-    text = [_markdown_row(header), '|---' + '|---:' * (len(header) - 1) + '|']
-    for line in lines:
-        differences = _differences(table, line, baselines)
-        values = list(line.values.values())
-        text.append(_markdown_row([line.label, str(len(values)), _mean_text(values), *differences]))
-    return '\n'.join(text)
-
-
-def into_readme(table: Table, runs: Sequence[dict], readme: Path) -> bool:
-    """Write the summary between ``<!-- table: NAME -->`` and ``<!-- end -->``.
-
-    ``<!-- table: NAME, rows: ROW ... -->`` shows these rows alone.
-
-    Args:
-        table: The table, NAME being that of its folder.
-        runs: Its results.
-        readme: The file.
-
-    Returns:
-        Whether the file has such marks.
-    """
-    text = readme.read_text(encoding='utf-8')
-    marked = re.search(MARKED.format(name=re.escape(table.folder.name)), text, re.DOTALL)
-    if not marked:
-        return False
-    rows = (marked['rows'] or '').split()
-    before, after = text[: marked.end('begin')], text[marked.start('end') :]
-    readme.write_text(f'{before}\n{summary(table, runs, rows)}\n{after}', encoding='utf-8')
-    return True
 
 
 def render(table: Table, runs: Sequence[dict]) -> list[Path]:

@@ -296,8 +296,8 @@ def test_the_readme_has_the_table_between_its_marks(folder, write, call):
 
 
 def test_the_readme_of_the_project_has_what_was_run():
+    from experiments_readme import summary
     from experiments_record import read_results
-    from experiments_report import summary
     from experiments_table import read_table
 
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -352,6 +352,7 @@ def test_paired_difference_against_the_closed_form():
 
 
 def test_seeds_of_a_fold_are_one_difference():
+    from experiments_lines import show_difference
     from experiments_statistics import paired_difference
 
     base = {seed: 10.0 * seed for seed in range(4)}
@@ -360,6 +361,8 @@ def test_seeds_of_a_fold_are_one_difference():
     assert got.mean == 4.0 and got.half == paired_difference({0: 2.0, 1: 6.0}, {0: 0, 1: 0}).half
     one = paired_difference({1: 3.0, 3: 4.0}, {1: 1.0, 3: 1.0}, 2)
     assert one.mean == 2.5 and one.half is None
+    assert show_difference(one) == '+2.50 (one fold: no interval)'
+    assert show_difference(paired_difference({1: 3.0}, {1: 1.0})) == '+2.00 (one seed: no interval)'
 
 
 def test_seeds_take_turns_on_folds(folder, write, call):
