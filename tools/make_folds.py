@@ -1,17 +1,23 @@
-r"""Split a small COCO-format data set into folds for cross-validation.
+r"""Split a data set into folds, for cross-validation or to hold a part out.
 
     python tools/make_folds.py data/bccd-folds data/bccd/{train,val,test}.json \
         --images data/bccd/images
+    python tools/make_folds.py data/cifar10-folds data/cifar10/train
 
 Each image is tested in one fold and trained on in the others, so that every
-one of them tells something of a method. Writes `foldN_train.json` and
-`foldN_test.json`, N from 0, and `images`, a link to the images. Train with
+one of them tells something of a method. COCO-format files become
+`foldN_train.json` and `foldN_test.json`, N from 0; a folder that has one
+folder for each class becomes `foldN_train.txt` and `foldN_test.txt`, the lists
+that mmpretrain's CustomDataset reads, with each class in equal parts. `images`
+is a link to the images. Train with
 
     --cfg-options train_dataloader.dataset.data_root=data/bccd-folds/ \
         train_dataloader.dataset.ann_file=fold0_train.json ...
 
-as docs/results/bccd-folds/table.py does. The same arguments give the same
-bytes, in whichever order the images are listed.
+as docs/results/bccd-folds/table.py does; for lists of classes, with
+`train_dataloader.dataset.data_prefix=images` too, as in
+docs/results/cifar10-weights/table.py. The same arguments give the same bytes,
+in whichever order the images are listed.
 """
 
 from __future__ import annotations
@@ -22,9 +28,10 @@ import os
 import random
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-FOLD = re.compile(r'fold\d+_(train|test)\.json')
+FOLD = re.compile(r'fold\d+_(train|test)\.(json|txt)')
 
 
 def read_images(paths: list[Path]) -> tuple[list[dict], dict[str, list[dict]], list[dict]]:
@@ -83,6 +90,29 @@ def part(images: list[dict], boxes: dict[str, list[dict]], categories: list[dict
     return dict(images=numbered, annotations=annotations, categories=categories)
 
 
+def split(listed: list, folds: int) -> Iterator[tuple[int, list, list]]:
+    """Each fold with what it trains on and what it tests."""
+    for fold in range(folds):
+        trained = [item for place, item in enumerate(listed) if place % folds != fold]
+        yield fold, trained, listed[fold::folds]
+
+
+def prepare(out: Path, images: Path) -> None:
+    """Make the folder, with a link to the images and without the folds that it had."""
+    link = out / 'images'
+    target = os.path.relpath(images.resolve(), out.resolve())
+    if os.path.lexists(link) and not (link.is_symlink() and os.readlink(link) == target):
+        raise ValueError(
+            f'{link}: expected a link to {target}, got something else; name another folder'
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(target)
+    for old in out.glob('fold*_*'):  # of more folds, or of another split
+        if FOLD.fullmatch(old.name):
+            old.unlink()
+
+
 def make_folds(out: Path, paths: list[Path], images: Path, folds: int = 5, seed: int = 0) -> None:
     """Write the folds.
 
@@ -114,25 +144,45 @@ def make_folds(out: Path, paths: list[Path], images: Path, folds: int = 5, seed:
             raise ValueError(
                 f'{path} is read, and folds in {out} are replaced; name another folder'
             )
-    link = out / 'images'
-    target = os.path.relpath(images.resolve(), out.resolve())
-    if os.path.lexists(link) and not (link.is_symlink() and os.readlink(link) == target):
-        raise ValueError(
-            f'{link}: expected a link to {target}, got something else; name another folder'
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
-        link.symlink_to(target)
-    for old in out.glob('fold*.json'):  # of more folds, or of another split
-        if FOLD.fullmatch(old.name):
-            old.unlink()
+    prepare(out, images)
     random.Random(seed).shuffle(listed)
-    for fold in range(folds):
-        tested = listed[fold::folds]
-        trained = [image for place, image in enumerate(listed) if place % folds != fold]
+    for fold, trained, tested in split(listed, folds):
         for name, chosen in (('train', trained), ('test', tested)):
             coco = part(chosen, boxes, categories)
             (out / f'fold{fold}_{name}.json').write_text(json.dumps(coco))
+
+
+def make_lists(out: Path, images: Path, folds: int = 5, seed: int = 0) -> None:
+    """Write the folds of a classification data set.
+
+    Args:
+        out: Folder to write.
+        images: Folder with one folder of images for each class.
+        folds: Number of folds, at least 2.
+        seed: Seed of who is where.
+
+    Raises:
+        ValueError: If there are no classes, or one has fewer images than there are folds.
+    """
+    samples = []
+    for label, name in enumerate(sorted(path.name for path in images.iterdir() if path.is_dir())):
+        own = sorted(path.relative_to(images).as_posix() for path in images.glob(f'{name}/*.*'))
+        if not 2 <= folds <= len(own):
+            raise ValueError(
+                f'--folds: expected 2 to {len(own)} (the number of images in {images / name}), '
+                f'got {folds}'
+            )
+        random.Random(seed).shuffle(own)
+        samples.extend(f'{path} {label}' for path in own)
+    if not samples:
+        raise ValueError(
+            f'{images}: expected a folder of images for each class, got none; name the annotation '
+            'files and their --images if it is COCO format'
+        )
+    prepare(out, images)
+    for fold, trained, tested in split(samples, folds):
+        for name, chosen in (('train', trained), ('test', tested)):
+            (out / f'fold{fold}_{name}.txt').write_text('\n'.join(sorted(chosen)) + '\n')
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -142,14 +192,22 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument('out', type=Path, help='folder to write')
     parser.add_argument(
-        'annotations', type=Path, nargs='+', help='annotation files, of all images to split'
+        'data',
+        type=Path,
+        nargs='+',
+        help='annotation files, of all images to split, or one folder with a folder for each class',
     )
-    parser.add_argument('--images', type=Path, required=True, help='folder of the images')
+    parser.add_argument('--images', type=Path, help='folder of the images of annotation files')
     parser.add_argument('--folds', type=int, default=5, help='number of folds (default: 5)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the split (default: 0)')
     args = parser.parse_args(argv)
     try:
-        make_folds(args.out, args.annotations, args.images, args.folds, args.seed)
+        if [path.is_dir() for path in args.data] == [True]:
+            make_lists(args.out, *args.data, args.folds, args.seed)
+        elif args.images is None:
+            parser.error('--images: expected the folder of the images of the annotation files')
+        else:
+            make_folds(args.out, args.data, args.images, args.folds, args.seed)
     except ValueError as error:
         parser.error(str(error))
     print(f'{args.out}: {args.folds} folds written')

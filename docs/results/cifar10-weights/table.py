@@ -1,0 +1,72 @@
+"""CIFAR-10, ResNet-20 -> ResNet-8: the weights, chosen on a fifth of the training images.
+
+    python tools/make_folds.py data/cifar10-folds data/cifar10/train
+    python tools/experiments.py docs/results/cifar10-weights
+
+Two seeds, two epochs of 40,000 training images, tested on the other 10,000; the test images are not
+looked at. The teacher was trained on all 50,000. KD and WTTM with the whole task loss and a
+temperature of 4 (gamma = 1/4). Each weight is twice the one before, and a method's grid ends where
+doubling it does not raise the mean. Then the same for FM-KT^Theta beside WTTM of the weight that
+was chosen. What is chosen here is used with both teachers in ../cifar10-tuned, which reports on the
+test images.
+"""
+
+title = 'CIFAR-10: weights of the methods, ResNet-20 teaches ResNet-8, 2 epochs'
+metric = 'accuracy/top1'
+seeds = [0, 1]
+baselines = ['kd_09']
+options = {
+    f'{part}_dataloader.{key}': value
+    for part in ('train', 'val', 'test')
+    for key, value in dict(num_workers=0, persistent_workers=False).items()
+}
+held_out = {
+    f'{part}_dataloader.dataset.{key}': value
+    for part, name in (('train', 'train'), ('val', 'test'), ('test', 'test'))
+    for key, value in dict(
+        data_root='data/cifar10-folds/', data_prefix='images', ann_file=f'fold0_{name}.txt'
+    ).items()
+}
+epochs = dict.fromkeys(['train_cfg.max_epochs', 'param_scheduler.1.T_max'], 4)
+teachers = dict(
+    resnet_4=dict(
+        config='configs/cifar10/resnet20_cifar10.py',
+        seed=0,
+        options={**epochs, 'param_scheduler.1.end': 4},
+    )
+)
+
+
+def row(label, terms, **losses):
+    """A student of ResNet-20."""
+    return dict(
+        config='configs/cifar10/wttm_resnet20_resnet8_cifar10.py',
+        teacher='resnet_4',
+        label=label,
+        options={
+            **held_out,
+            'model.terms': terms,
+            **{f'model.losses.{key}': value for key, value in losses.items()},
+        },
+    )
+
+
+def kd(weight):
+    """KD of this weight."""
+    return row(f'KD, T = 4, weight {weight}', ['kd'], **{'kd.loss_weight': weight})
+
+
+def wttm(weight):
+    """WTTM of this weight."""
+    losses = {'wttm.gamma': 0.25, 'wttm.loss_weight': weight}
+    return row(f'WTTM, gamma = 0.25, weight {weight:g}', ['wttm'], **losses)
+
+
+rows = dict(
+    kd_09=kd(0.9),
+    kd_18=kd(1.8),
+    kd_36=kd(3.6),
+    wttm_15=wttm(1.5),
+    wttm_3=wttm(3.0),
+    wttm_6=wttm(6.0),
+)
