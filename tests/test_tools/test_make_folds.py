@@ -142,3 +142,69 @@ def test_images_of_others_are_not_replaced(data):
     assert done.returncode == 2 and 'got something else; name another folder' in done.stderr
     assert os.readlink(data / 'folds/images') == str(data)
     assert list((data / 'folds').iterdir()) == [data / 'folds/images']
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """A folder of seven cats and eleven dogs."""
+    for name, count in (('dog', 11), ('cat', 7)):
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        for number in range(count):
+            (tmp_path / 'data' / name / f'{number}.jpg').write_bytes(b'')
+    (tmp_path / 'data/README.md').write_text('no class')
+    return tmp_path
+
+
+def split_classes(classes, *options):
+    command = [sys.executable, str(TOOL), str(classes / 'folds'), str(classes / 'data')]
+    return subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+
+
+def lines(classes, fold, name):
+    return (classes / f'folds/fold{fold}_{name}.txt').read_text().splitlines()
+
+
+def test_each_image_of_a_class_is_tested_once(classes):
+    done = split_classes(classes, '--folds', '3')
+    assert done.returncode == 0, done.stderr
+    everything = sorted(
+        [f'cat/{number}.jpg 0' for number in range(7)]
+        + [f'dog/{number}.jpg 1' for number in range(11)]
+    )
+    tested = [line for fold in range(3) for line in lines(classes, fold, 'test')]
+    assert sorted(tested) == everything
+    for fold in range(3):
+        tested = lines(classes, fold, 'test')
+        assert sum(line.endswith(' 0') for line in tested) in (2, 3)  # a third of each class
+        assert sum(line.endswith(' 1') for line in tested) in (3, 4)
+        assert sorted(tested + lines(classes, fold, 'train')) == everything
+
+
+def test_mmpretrain_reads_the_lists_as_it_reads_the_folder(classes):
+    from mmpretrain.datasets import CustomDataset
+
+    split_classes(classes, '--folds', '2')
+    folder = CustomDataset(data_root=str(classes), data_prefix='data')
+    labels = {Path(item['img_path']).parts[-2:]: item['gt_label'] for item in folder}
+    for name in ('train', 'test'):
+        part = CustomDataset(
+            data_root=str(classes / 'folds'), data_prefix='images', ann_file=f'fold1_{name}.txt'
+        )
+        for item in part:
+            path = Path(item['img_path'])
+            assert path.is_file() and item['gt_label'] == labels[path.parts[-2:]]
+
+
+@pytest.mark.parametrize(
+    'data, options, message',
+    [
+        ('data', ('--folds', '8'), 'expected 2 to 7 (the number of images in'),
+        ('data/dog', (), 'expected a folder of images for each class, got none'),
+        ('none', (), '--images: expected the folder of the images'),
+    ],
+)
+def test_what_is_no_folder_of_classes_leaves_nothing(classes, data, options, message):
+    command = [sys.executable, str(TOOL), str(classes / 'folds'), str(classes / data), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and message in ' '.join(done.stderr.split())
+    assert not (classes / 'folds').exists()
