@@ -27,6 +27,7 @@ from benchmark_models import (
 from benchmark_report import BARE, Cost, Inference, Report
 from benchmark_training import Training
 from complexity import gflops, num_parameters
+from machine import device_name
 
 NFES = (0, 1, 2, 4, 8)
 
@@ -74,7 +75,7 @@ class Benchmark:
             config=os.path.relpath(args.config),
             size='x'.join(map(str, args.size)),
             batch=args.batch,
-            device=_device_name(self.device),
+            device=device_name(self.device.type),
             threads=torch.get_num_threads(),
             torch=torch.__version__,
             amp='bfloat16' if args.amp else 'off',
@@ -191,13 +192,3 @@ class Benchmark:
             self.report.students.append(
                 Inference(name, num_parameters(model), gflops(model, image), seconds[name])
             )
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        return next(line.split(':')[1].strip() for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return device.type

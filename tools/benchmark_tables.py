@@ -13,6 +13,7 @@ from rich.table import Table
 
 from benchmark_measure import ratios
 from benchmark_report import BARE, Cost, Report, spread
+from markdown_tables import markdown_table
 
 PHASES = (
     'teacher forward',
@@ -199,16 +200,10 @@ def markdown(report: Report) -> str:
     """All tables and the settings as Markdown."""
     lines = [', '.join(f'{key} {value}' for key, value in report.settings.items()) + '.', '']
     for sheet in sheets(report):
-        lines += [
-            f'## {sheet.title}',
-            '',
-            '| ' + ' | '.join(sheet.header) + ' |',
-            '|---|' + '---:|' * (len(sheet.header) - 1),
-        ]
-        for index, row in enumerate(sheet.rows):
-            mark = '**' if index in sheet.strong else ''
-            lines.append('| ' + ' | '.join(f'{mark}{cell}{mark}' for cell in row) + ' |')
-        lines += ['', *([sheet.note, ''] if sheet.note else [])]
+        marks = ['**' if index in sheet.strong else '' for index in range(len(sheet.rows))]
+        rows = [[f'{mark}{cell}{mark}' for cell in row] for mark, row in zip(marks, sheet.rows)]
+        lines += [f'## {sheet.title}', '', *markdown_table(sheet.header, rows), '']
+        lines += [sheet.note, ''] if sheet.note else []
     return '\n'.join(lines)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a clone works without installing
 
 from coverage_step import Outcome, Pair, run
+from markdown_tables import markdown_line, markdown_table
 
 FAMILIES = (
     Pair('RetinaNet', 'retinanet/retinanet_r50_fpn_1x_coco',
@@ -72,6 +73,7 @@ MIXED = (
     Pair('DINO to RetinaNet', R50, 'dino/dino-4scale_r50_8xb2-36e_coco'),
 )  # fmt: skip
 
+HEADER = ('pair', 'levels', 'FM-KT', 'Theta', 'WTTM', 'gradients', 'export', 's')
 HEAD = """# Which detectors can be distilled
 
 Written by `{command}` on {data}.
@@ -118,7 +120,8 @@ def main(argv: list[str] | None = None) -> int:
                 except ImportError as error:  # PAA's loss needs scikit-learn
                     outcome = str(error)
                 results.append((pair, outcome))
-                print(_row(pair, outcome, getattr(outcome, 'refusal', '')), flush=True)
+                cells = _cells(pair, outcome, getattr(outcome, 'refusal', ''))
+                print(markdown_line(cells), flush=True)
     if arguments.out:
         size = '' if arguments.full else SMALL.format(*WIDTH.values(), SIDE)
         command = 'tools/coverage.py' + (' --full' if arguments.full else '')
@@ -156,40 +159,36 @@ def page(head: str, results: list[tuple[Pair, Outcome | str]]) -> str:
         rows = [(pair, outcome) for pair, outcome in results if pair in pairs]
         if not rows:
             continue
-        lines += ['', f'## {title}', '', _row(None, None, ''), '|---|---|---|---|---|---|---|---|']
+        cells = []
         for pair, outcome in rows:
             refusal = getattr(outcome, 'refusal', '')
             if refusal and refusal not in notes:
                 notes.append(refusal)
             note = f'[{notes.index(refusal) + 1}]' if refusal else ''
-            lines.append(_row(pair, outcome, note))
+            cells.append(_cells(pair, outcome, note))
+        lines += ['', f'## {title}', '', *markdown_table(HEADER, cells, text=len(HEADER))]
     if notes:
         lines += ['', '## Refusals', '']
         lines += [f'{n}. {message}' for n, message in enumerate(notes, 1)]
     return '\n'.join(lines) + '\n'
 
 
-def _row(pair: Pair | None, outcome: Outcome | str | None, note: str) -> str:
-    """A line of the table; the heading without a pair."""
-    if pair is None:
-        cells = ['pair', 'levels', 'FM-KT', 'Theta', 'WTTM', 'gradients', 'export', 's']
-    elif isinstance(outcome, str):
-        cells = [pair.title, f'not run: {outcome}', *[''] * 6]
-    else:
-        wttm = [value for name, value in outcome.losses.items() if name.startswith('wttm')]
-        given = outcome.gradients - len(outcome.missing)
-        wrong = [*outcome.missing, *(f'{name} not finite' for name in outcome.not_finite)]
-        cells = [
-            pair.title,
-            ', '.join(f'{i}<-{j}' for i, j in outcome.levels),
-            f'{outcome.losses["fmkt"]:.2f}',
-            f'{outcome.losses["fmkt_theta"]:.2f}',
-            note or f'{sum(wttm):.3g}',
-            f'{given}/{outcome.gradients}' + (f' ({", ".join(wrong[:3])})' if wrong else ''),
-            'strict' if outcome.exported else '**fails**',
-            f'{outcome.seconds:.1f}',
-        ]
-    return f'| {" | ".join(cells)} |'
+def _cells(pair: Pair, outcome: Outcome | str, note: str) -> list[str]:
+    if isinstance(outcome, str):
+        return [pair.title, f'not run: {outcome}', *[''] * 6]
+    wttm = [value for name, value in outcome.losses.items() if name.startswith('wttm')]
+    given = outcome.gradients - len(outcome.missing)
+    wrong = [*outcome.missing, *(f'{name} not finite' for name in outcome.not_finite)]
+    return [
+        pair.title,
+        ', '.join(f'{i}<-{j}' for i, j in outcome.levels),
+        f'{outcome.losses["fmkt"]:.2f}',
+        f'{outcome.losses["fmkt_theta"]:.2f}',
+        note or f'{sum(wttm):.3g}',
+        f'{given}/{outcome.gradients}' + (f' ({", ".join(wrong[:3])})' if wrong else ''),
+        'strict' if outcome.exported else '**fails**',
+        f'{outcome.seconds:.1f}',
+    ]
 
 
 if __name__ == '__main__':

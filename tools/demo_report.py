@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
 from experiments_statistics import paired_difference
+from markdown_tables import markdown_table
 
 METRICS = dict(AP='mAP', AP50='mAP_50', AP75='mAP_75', APs='mAP_s', APm='mAP_m', APl='mAP_l')
 LABELS = dict(teacher='Teacher', plain='Student, plain', distilled='Student, distilled')
@@ -149,9 +150,7 @@ def write_report(results: list[Result], notes: list[str], folder: Path) -> None:
         '',
         'COCO scores on the test images, in percent.',
         '',
-        '| ' + ' | '.join(header) + ' |',
-        '|---|' + '---:|' * (len(header) - 1),
-        *('| ' + ' | '.join(row) + ' |' for row in rows),
+        *markdown_table(header, rows),
         '',
         verdict(results),
         '',

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from experiments_logs import scalars
 from setup_steps import clock
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,23 +76,17 @@ class Job:
         """Rough seconds, from which the remaining time is estimated."""
         return self.steps * SECONDS_PER_STEP[self.kind]
 
-    def log(self) -> list[dict]:
-        """What MMEngine's logger wrote, over all legs of an interrupted run."""
-        files = sorted(self.folder.glob('*/vis_data/scalars.json'))
-        lines = [line for file in files for line in file.read_text().splitlines()]
-        return [json.loads(line) for line in lines if line.endswith('}')]
-
     def step(self) -> int:
         """Iterations done so far."""
         if self.trained:
             return self.steps
-        return max((line['iter'] for line in self.log() if 'iter' in line), default=0)
+        return max((line['iter'] for line in scalars(self.folder) if 'iter' in line), default=0)
 
     def curve(self) -> list[tuple[int, float]]:
         """(epoch, validation AP in percent), by epoch; mmdet writes none where nothing is found."""
         points = {
             line['step']: round(100 * line.get('coco/bbox_mAP', 0.0), 2)
-            for line in self.log()
+            for line in scalars(self.folder)
             if 'epoch' not in line
         }
         return sorted(points.items())

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from diagnose_data import View
 from diagnose_models import LeftOut, Subject
+from flow_source import flow_source
 from mmkd_fm.functional import pkd_loss
 from mmkd_fm.models.alignment import as_levels
 from mmkd_fm.models.flow import Flow
 from mmkd_fm.models.losses import FeatureLoss, FMKTLoss, VelocityMatching
 from mmkd_fm.models.preprocessor import common_part
-from mmkd_fm.models.taps import Tap, find_module, read, record, tap_paths
+from mmkd_fm.models.taps import Tap, read, record, tap_paths
 
 STEPS = (1, 2, 4)
 """Numbers of steps whose mean estimate is compared; of the last the size and spread are taken."""
@@ -144,7 +145,9 @@ class Distances:
         self.levels: dict[str, list[Level]] = {}
         for name, loss in subject.terms.items() if subject.teacher is not None else ():
             if isinstance(loss, (FeatureLoss, FMKTLoss)):
-                self.taps[name], flows = _sources(subject, name, loss)
+                self.taps[name], flows = subject.model.student_taps[name], {}
+                if isinstance(loss, FMKTLoss):
+                    self.taps[name], flows = flow_source(subject.model, name, loss)
                 self.levels[name] = list(_levels(subject, name, loss, flows))
         if not self.levels:
             kinds = ', '.join(f'{n} ({type(x).__name__})' for n, x in subject.terms.items())
@@ -175,17 +178,6 @@ class Distances:
             for name, levels in self.levels.items()
             for level in levels
         ]
-
-
-def _sources(subject: Subject, name: str, loss: nn.Module) -> tuple[Tap, dict[str, Flow]]:
-    """Where X^S is read, and the flows that start there, by level."""
-    tap = subject.model.student_taps[name]
-    if not isinstance(loss, FMKTLoss):
-        return tap, {}
-    if loss.flow_cfg != 'neck':
-        return tap, dict(loss.flows.items())
-    # the flows of the FlowNeck start behind the neck that it wraps
-    return Tap(f'{tap.path}.neck'), dict(find_module(subject.student, tap.path).flows.items())
 
 
 def _levels(

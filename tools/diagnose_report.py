@@ -9,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from markdown_tables import markdown_table
+
 NAMES = dict(
     gradients='Gradients',
     distances='Distances to the teacher',
@@ -229,14 +231,10 @@ def markdown(report: dict) -> str:
         '',
     ]
     for sheet in sheets(report):
-        lines += [f'## {sheet.title}', '', _line(sheet.header), _line(['---'] * len(sheet.header))]
-        lines += [*map(_line, sheet.rows), '', *(f'- {note}' for note in sheet.notes), '']
+        rows = markdown_table(sheet.header, sheet.rows, text=len(sheet.header))
+        lines += [f'## {sheet.title}', '', *rows, '', *(f'- {note}' for note in sheet.notes), '']
     if report['left_out']:
         lines += ['## Left out', '']
         lines += [f'- {NAMES[part]}: {reason}' for part, reason in report['left_out'].items()]
         lines.append('')
     return '\n'.join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f'| {" | ".join(cells)} |'

@@ -91,8 +91,3 @@ def mean_cell(values: Sequence[float]) -> str:
     """'41.20 ± 0.30'; without a deviation where there is one value."""
     deviation = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
     return f'{statistics.mean(values):.2f}{deviation}'
-
-
-def markdown_row(cells: Sequence[str]) -> str:
-    """A row of a table in Markdown."""
-    return '| ' + ' | '.join(cell.replace('|', '\\|') for cell in cells) + ' |'

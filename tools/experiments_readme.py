@@ -11,10 +11,10 @@ from experiments_lines import (
     by_machine,
     difference_cells,
     lines_of,
-    markdown_row,
     mean_cell,
 )
 from experiments_table import Table
+from markdown_tables import markdown_table
 
 ENOUGH = 3  # seeds that a row of the README has at least
 MARKED = r'(?P<begin><!-- table: {name}(?:, rows: (?P<rows>[^>]+?))? -->).*?(?P<end><!-- end -->)'
@@ -50,12 +50,12 @@ def summary(table: Table, runs: Sequence[dict], rows: Sequence[str] = ()) -> str
         lines = [line for line in lines if line.row in rows]
     header = ['student', 'seeds', f'{table.shown[0]}, mean ± s.d.']
     header += [f'minus {base.label}' for base in baselines]
-    text = [markdown_row(header), '|---' + '|---:' * (len(header) - 1) + '|']
+    cells = []
     for line in lines:
         differences = difference_cells(table, line, baselines)
         values = list(line.values.values())
-        text.append(markdown_row([line.label, str(len(values)), mean_cell(values), *differences]))
-    return '\n'.join(text)
+        cells.append([line.label, str(len(values)), mean_cell(values), *differences])
+    return '\n'.join(markdown_table(header, cells))
 
 
 def into_readme(table: Table, runs: Sequence[dict], readme: Path) -> bool:

@@ -16,6 +16,7 @@ import torch
 
 import mmkd_fm
 from experiments_table import ROOT, Row, Table, Teacher, known
+from machine import device_name
 
 PARTS = (
     *('row', 'seed', 'config', 'options', 'tests', 'command', 'teacher', 'evaluations', 'curve'),
@@ -37,7 +38,7 @@ def environment(threads: int) -> dict:
         except importlib.metadata.PackageNotFoundError:
             continue
     return dict(
-        device=_device_name(),
+        device=device_name('cuda' if torch.cuda.is_available() else 'cpu'),
         threads=threads,
         python=platform.python_version(),
         torch=torch.__version__,
@@ -46,16 +47,6 @@ def environment(threads: int) -> dict:
         commit=_git('rev-parse', '--short=12', 'HEAD') or 'unknown',
         dirty=bool(_git('status', '--porcelain', '--', *SOURCES)),
     )
-
-
-def _device_name() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        return next(line.split(':')[1].strip() for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _git(*arguments: str) -> str:

@@ -15,13 +15,13 @@ from experiments_lines import (
     by_machine,
     difference_cells,
     lines_of,
-    markdown_row,
     mean_cell,
 )
 from experiments_readme import into_readme
 from experiments_record import machine, public
 from experiments_statistics import by_fold, pooled_deviation, seeds_needed
 from experiments_table import Table
+from markdown_tables import markdown_table
 
 WORTH = 1.0  # the difference, in percent, for which the seeds are counted
 
@@ -31,7 +31,7 @@ def table_text(table: Table, lines: Sequence[Line]) -> list[str]:
     baselines = baselines_of(table, lines)
     header = ['', 'seeds', 'each seed', 'mean ± s.d.']
     header += [*(f'minus {base.label}' for base in baselines), 's/iteration']
-    text = [markdown_row(header), '|---' * 3 + '|---:' * (len(header) - 3) + '|']
+    rows = []
     for line in lines:
         seeds = [seed for seed in table.seeds if seed in line.values]
         count = str(len(seeds)) if len(seeds) == len(table.seeds) else _fewer(seeds, table.seeds)
@@ -40,8 +40,8 @@ def table_text(table: Table, lines: Sequence[Line]) -> list[str]:
         differences = difference_cells(table, line, baselines)
         seconds = f'{statistics.median(line.seconds):.3f}' if line.seconds else '-'
         each = ', '.join(f'{value:.2f}' for value in values)
-        text.append(markdown_row([line.label, count, each, mean, *differences, seconds]))
-    return text
+        rows.append([line.label, count, each, mean, *differences, seconds])
+    return markdown_table(header, rows, text=3)
 
 
 def _fewer(seeds: Sequence[int], wanted: Sequence[int]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from markdown_tables import markdown_table
 from plan_measure import Plan, Term
 
 Sheet = tuple[str, Sequence[str], list[Sequence[str]]]
@@ -107,13 +108,8 @@ def markdown(plan: Plan, title: str) -> str:
     """All tables as a page."""
     lines = [f'# {title}', '']
     for name, header, rows in sheets(plan):
-        lines += [f'## {name}', '', _row(header), _row(['---'] * len(header))]
-        lines += [*map(_row, rows), '']
+        lines += [f'## {name}', '', *markdown_table(header, rows, text=len(header)), '']
     return '\n'.join([*lines, *(f'- {note}' for note in notes(plan)), ''])
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f'| {" | ".join(cells)} |'
 
 
 def write(plan: Plan, title: str, path: Path) -> None:

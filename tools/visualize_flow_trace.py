@@ -12,11 +12,12 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from torch import Tensor, nn
 
+from flow_source import flow_source
 from mmkd_fm.models.alignment import as_levels, measure
 from mmkd_fm.models.distiller import Distiller
 from mmkd_fm.models.losses.fmkt import FMKTLoss
 from mmkd_fm.models.preprocessor import common_part
-from mmkd_fm.models.taps import Tap, find_module, read, record
+from mmkd_fm.models.taps import Tap, read, record
 from mmkd_fm.registry import MODELS
 from plan_models import build_distiller
 from trained_checkpoint import load_trained
@@ -140,11 +141,8 @@ def trace_flow(
         ValueError: If a level has no flow.
     """
     loss: FMKTLoss = model.distill_losses[loss_name]
-    tap, teacher_tap = model.student_taps[loss_name], model.teacher_taps[loss_name]
-    flows = getattr(loss, 'flows', None)
-    if flows is None:  # those of the FlowNeck, which start behind the neck that it wraps
-        flows = find_module(model.student, tap.path).flows
-        tap = Tap(f'{tap.path}.neck')
+    teacher_tap = model.teacher_taps[loss_name]
+    tap, flows = flow_source(model, loss_name, loss)
     valid = [i for i, _ in loss.pairs]
     unknown = [level for level in levels or [] if level not in valid]
     if unknown:
