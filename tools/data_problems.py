@@ -51,7 +51,8 @@ def file_problems(cfg: dict, loaders: Sequence[str]) -> Iterator[str]:
         problem = None
         if 'Coco' in kind and dataset.get('ann_file'):
             path = osp.join(dataset.get('data_root') or '', dataset['ann_file'])
-            problem = _coco_problem(path, (dataset.get('metainfo') or {}).get('classes'))
+            classes = (dataset.get('metainfo') or {}).get('classes')
+            problem = _coco_problem(path, classes, trained_on=loader == 'train_dataloader')
         elif kind in CIFAR:
             problem = _cifar_problem(dict(dataset, download=False), kind)
         if problem:
@@ -66,7 +67,7 @@ def _dataset(cfg: dict, loader: str) -> dict:
     return dataset
 
 
-def _coco_problem(path: str, classes: Optional[Sequence[str]]) -> Optional[str]:
+def _coco_problem(path: str, classes: Optional[Sequence[str]], trained_on: bool) -> Optional[str]:
     if not osp.isfile(path):
         return f'there is no annotation file {path}; check data_root and ann_file'
     try:
@@ -80,7 +81,7 @@ def _coco_problem(path: str, classes: Optional[Sequence[str]]) -> Optional[str]:
         return f'{path} is not a COCO annotation file: lists {", ".join(keys)} expected, got {got}'
     if not content['images']:
         return f'{path} lists no images'
-    if not content['annotations']:
+    if trained_on and not content['annotations']:
         return f'{path} has no boxes'
     names = [category['name'] for category in content['categories']]
     if classes and not set(classes) & set(names):

@@ -96,3 +96,12 @@ def test_after_a_failed_download(tmp_path):
     (problem,) = file_problems(dict(test_dataloader=dict(dataset=dataset)), ['test_dataloader'])
     assert problem.startswith('test_dataloader.dataset: there is no folder')
     assert 'cifar-10-batches-py' in problem
+
+
+def test_images_without_boxes_can_be_tested_on(tmp_path):
+    """What fails beside such a file has another reason, which is not to be hidden by this one."""
+    (tmp_path / 'empty.json').write_text('{"images": [1], "annotations": [], "categories": []}')
+    dataset = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='empty.json')
+    cfg = {loader: dict(dataset=dataset) for loader in LOADERS}
+    (problem,) = file_problems(cfg, LOADERS)
+    assert problem == f'train_dataloader.dataset: {tmp_path}/empty.json has no boxes'
