@@ -66,7 +66,9 @@ rows = dict(
     kd_09=kd(0.9),
     kd_18=kd(1.8),
     kd_36=kd(3.6),
+    kd_72=kd(7.2),
     wttm_15=wttm(1.5),
     wttm_3=wttm(3.0),
     wttm_6=wttm(6.0),
+    wttm_12=wttm(12.0),
 )
