@@ -67,8 +67,10 @@ rows = dict(
     kd_18=kd(1.8),
     kd_36=kd(3.6),
     kd_72=kd(7.2),
+    kd_144=kd(14.4),
     wttm_15=wttm(1.5),
     wttm_3=wttm(3.0),
     wttm_6=wttm(6.0),
     wttm_12=wttm(12.0),
+    wttm_24=wttm(24.0),
 )
