@@ -62,6 +62,21 @@ def wttm(weight):
     return row(f'WTTM, gamma = 0.25, weight {weight:g}', ['wttm'], **losses)
 
 
+def wttm_fmkt(weight, theta=1.0):
+    """FM-KT^Theta of this weight beside WTTM of the weight that was chosen."""
+    theta_label = '' if theta == 1 else f', Theta term {theta:g}'
+    losses = {
+        'wttm.gamma': 0.25,
+        'wttm.loss_weight': 12.0,
+        'fmkt.flow.num_steps': 4,
+        'fmkt.flow.meta_encoder.type': 'mmkd_fm.DepthwiseMetaEncoder',
+        'fmkt.loss_weight': weight,
+        'fmkt.theta_weight': theta,
+    }
+    label = f'WTTM, weight 12, + FM-KT^Theta, weight {weight:g}{theta_label}'
+    return row(label, ['wttm', 'fmkt'], **losses)
+
+
 rows = dict(
     kd_09=kd(0.9),
     kd_18=kd(1.8),
@@ -73,4 +88,7 @@ rows = dict(
     wttm_6=wttm(6.0),
     wttm_12=wttm(12.0),
     wttm_24=wttm(24.0),
+    wttm_fmkt_4=wttm_fmkt(4.0),
+    wttm_fmkt_8=wttm_fmkt(8.0),
+    wttm_fmkt_16=wttm_fmkt(16.0),
 )
