@@ -43,8 +43,12 @@ def main() -> None:
         raise SystemExit(f'error: there is no checkpoint {arguments.checkpoint!r}')
     if arguments.nfe < 0:
         raise SystemExit(f'error: --nfe: expected 0 or more, got {arguments.nfe}')
+    if folder.exists() and not folder.is_dir():
+        raise SystemExit(f'error: {folder} is a file; choose another OUT_DIR')
     cfg = Config.fromfile(arguments.config)
     cfg.merge_from_dict(arguments.cfg_options)
+    if 'model' not in cfg:
+        raise SystemExit(f'error: {arguments.config} has no model; give a complete config')
     enter_scope(cfg)
     try:
         loaded = CheckpointLoader.load_checkpoint(arguments.checkpoint, map_location='cpu')
@@ -211,12 +215,15 @@ def strip(cfg: dict) -> None:
 
     Of imports, hooks and metrics only those that are ours go, and of an InMemory its wrapping. Any
     other part that names a type of this package and that no Runner takes is a variable of the
-    config, such as the losses to choose from. The work dir was that of the distillation.
+    config, such as the losses to choose from. The work dir was that of the distillation, and so
+    is what was resumed there.
     """
     from mmengine.runner import Runner
 
     of_runner = inspect.signature(Runner).parameters
     cfg.pop('work_dir', None)
+    if cfg.get('resume'):  # a test would look for a training's state
+        cfg.update(resume=False, load_from=None)
     for name in [n for n in cfg if n != 'model' and is_own(cfg[n])]:
         part = without_in_memory(cfg.pop(name))
         if name == 'custom_imports':

@@ -80,13 +80,24 @@ def explained(loaders: Sequence[str] = (), logs: bool = True) -> Iterator[Option
     make_importable()
     import mmkd_fm.registry  # noqa: F401 (plain configs too are then read by the safe loader)
     from data_problems import file_problems, folder_problems
+    from resumed import check_resumed
 
     arguments, cfg = argument_parser().parse_known_args()[0], None
+    trains = 'train_dataloader' in loaders
     if arguments.config is not None:
         check_config(arguments.config)
         cfg = _read(arguments)
+        default = osp.join('work_dirs', Path(arguments.config).stem)
+        work_dir = arguments.work_dir or (cfg or {}).get('work_dir') or default
         if logs:
-            check_work_dir(arguments.work_dir or (cfg or {}).get('work_dir') or 'work_dirs')
+            check_work_dir(work_dir)
+        if cfg is not None and 'model' not in cfg:
+            sys.exit(f'error: {arguments.config} has no model; give a complete config')
+        if cfg is not None and (arguments.resume is not None or (trains and cfg.get('resume'))):
+            try:
+                check_resumed(Path(work_dir, Path(arguments.config).name), cfg)
+            except ValueError as error:
+                sys.exit(f'error: {error}')
     if arguments.no_validate:
         loaders = [name for name in loaders if name != 'val_dataloader']
     if cfg is not None:

@@ -21,6 +21,7 @@ from mm_tool import (
     check_work_dir,
     required_packages,
 )
+from resumed import check_resumed
 
 if TYPE_CHECKING:
     from mmengine.config import Config, ConfigDict
@@ -70,7 +71,7 @@ def with_resolved_config(arguments: Sequence[str]) -> list[str]:
     add_options(own)
     own.add_argument(
         '--check-teacher',
-        type=int,
+        type=_count,
         metavar='N',
         help='evaluate the teacher on N validation images before training',
     )
@@ -89,7 +90,7 @@ def with_resolved_config(arguments: Sequence[str]) -> list[str]:
         return [*rest, '--cfg-options', *options]
     parser = argument_parser()
     add_options(parser)
-    parser.add_argument('--check-teacher', type=int)
+    parser.add_argument('--check-teacher', type=_count)
     parser.set_defaults(work_dir=None)
     parsed = parser.parse_known_args(arguments)[0]
     try:
@@ -102,6 +103,12 @@ def with_resolved_config(arguments: Sequence[str]) -> list[str]:
     rest = replaced.parse_known_args(rest)[1]
     rest[rest.index(parsed.config)] = str(path)
     return [*rest, '--work-dir', str(path.parent)]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'expected a number of images, 1 or more, got {text!r}')
+    return int(text)
 
 
 def _refuse_misspelt(rest: Sequence[str], names: Sequence[str]) -> None:
@@ -122,14 +129,15 @@ def _write(arguments: argparse.Namespace, hook: dict) -> Path:
     if hook:
         cfg.default_hooks[CHECK] = hook
     name = f'{Path(arguments.config).stem}_distilled'
-    default = osp.join('work_dirs', '_'.join([name, *cfg.model.losses]))
+    teacher = Path(arguments.teacher).stem
+    default = osp.join('work_dirs', '_'.join([name, 'from', teacher, *cfg.model.losses]))
     # not the config's own: where a Runner has left it, that is the plain student's
     asked = arguments.work_dir or (arguments.cfg_options or {}).get('work_dir')
     cfg.work_dir = osp.abspath(asked or default)
     check_work_dir(cfg.work_dir)
     path = Path(cfg.work_dir, f'{name}.py')
     if arguments.resume is not None:
-        _check_resumed(path, cfg)
+        check_resumed(path, cfg)
     path.parent.mkdir(parents=True, exist_ok=True)
     # each process of a distributed training writes the same; none may read half of it
     part = path.with_suffix(f'.{os.getpid()}.part')
@@ -144,20 +152,6 @@ def _write(arguments: argparse.Namespace, hook: dict) -> Path:
         part.unlink(missing_ok=True)
     print(f'distillation config: {path}')
     return path
-
-
-def _check_resumed(path: Path, cfg: 'Config') -> None:
-    """Refuse to go on with other methods than those that the checkpoints are of."""
-    from mmengine.config import Config
-
-    if not path.is_file():
-        return
-    before = list(Config.fromfile(path, import_custom_modules=False).model.losses)
-    if set(before) != set(cfg.model.losses):
-        raise ValueError(
-            f'--resume: {path.parent} was trained with --distill {" ".join(before)}, not with '
-            f'{" ".join(cfg.model.losses)}; name the same, or another --work-dir'
-        )
 
 
 def described(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -78,6 +78,9 @@ def main(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     parsed, console = parse(arguments), Console()
+    if parsed.markdown and parsed.markdown.is_dir():
+        console.print(f'error: --markdown: {parsed.markdown} is a folder; name a file')
+        return 1
     try:
         cfg = read(parsed)
     except ValueError as error:

@@ -50,7 +50,9 @@ def common_levels(cfg: Config) -> dict[str, list[int]]:
     """
     terms, probes = cfg.model.losses, {}
     for name, loss in terms.items():
-        if 'type' in loss and loss.get('levels') is not None:
+        # anything else is refused where the Distiller is built
+        listed = isinstance(loss, dict) and isinstance(loss.get('levels'), (list, tuple))
+        if listed and 'type' in loss:
             taps = {key: loss[key] for key in loss if 'tap' in key or 'index' in key}
             probes[name] = dict(taps, type=LevelProbe, levels=list(loss.levels))
     losses = build_distiller(cfg, losses={**terms, **probes}).distill_losses

@@ -23,4 +23,6 @@ if __name__ == '__main__':
             main()
     else:
         check_checkpoint(sys.argv[1:])
+        # the config that a resumed training leaves says "resume", which needs a training's state
+        sys.argv += ['--cfg-options', 'resume=False']
         run('test.py', LOADERS)

@@ -92,8 +92,8 @@ def pair_levels(
             those that have one.
 
     Raises:
-        ValueError: If a level of ``levels`` has no partner, is out of range or named twice, or none
-            has a partner.
+        ValueError: If ``levels`` is no list of indices, a level of it has no partner, is out of
+            range or named twice, or none has a partner.
     """
     if not student.levels or not teacher.levels:
         raise ValueError(
@@ -110,6 +110,13 @@ def pair_levels(
             f'the pyramids do not fit: {student} and {teacher} (channels@stride) have no stride in '
             f"common. Tap other modules of the two, with tap= and teacher_tap=, such as 'neck'"
         )
+    if levels is not None:
+        listed = isinstance(levels, (list, tuple)) and all(type(i) is int for i in levels)
+        if not (listed and levels):
+            raise ValueError(
+                f'levels={levels!r}: expected a list of indices, such as [0, 1]; None takes all '
+                f'that have a partner, here {common}'
+            )
     if levels is not None and len(set(levels)) < len(levels):
         raise ValueError(f'levels={list(levels)}: a level is named twice; name each once')
     for i in [] if levels is None else levels:

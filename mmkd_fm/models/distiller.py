@@ -29,6 +29,7 @@ from mmkd_fm.models.teacher import FrozenTeacher
 from mmkd_fm.models.terms import (
     build_term,
     check_finite,
+    check_weight,
     choose_terms,
     has_weight,
     named_losses,
@@ -68,7 +69,8 @@ class Distiller(BaseModel):
 
     Raises:
         ValueError: If a tap names no module, pyramids don't fit, a name is unknown or taken, there
-            is no loss, one has no type, an option is unknown, or one of weight 0 has a source term.
+            is no loss, one has no type, an option is unknown, a weight is no finite number of at
+            least 0, or a term of weight 0 has a source term.
 
     Example:
         >>> model = dict(
@@ -89,6 +91,7 @@ class Distiller(BaseModel):
         data_preprocessor: Optional[dict] = None,
     ) -> None:
         losses = choose_terms(losses, terms)
+        check_weight('task_loss_weight', task_loss_weight)
         student = copy.deepcopy(dict(student))  # some models change their config
         if data_preprocessor is not None:
             student.setdefault('data_preprocessor', data_preprocessor)

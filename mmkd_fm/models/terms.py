@@ -1,8 +1,9 @@
 """The terms of a distillation: which are used, what they read, and what they return."""
 
 import difflib
+import math
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from mmengine.logging import print_log
@@ -36,6 +37,25 @@ def choose_terms(losses: dict[str, dict], terms: Optional[Sequence[str]]) -> dic
     return {name: losses[name] for name in terms}
 
 
+WEIGHTS = ('loss_weight', 'theta_weight', 'source_weight', 'label_weight')
+"""Options of a term that are factors of losses."""
+
+
+def check_weight(where: str, value: Any) -> None:
+    """Refuse what is no factor of a loss.
+
+    Args:
+        where: Its place in the config.
+        value: What stands there.
+
+    Raises:
+        ValueError: If it is no finite number of at least 0.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value >= 0):
+        raise ValueError(f'{where}: expected a finite number of at least 0, got {value!r}')
+
+
 def has_weight(name: str, cfg: dict) -> bool:
     """Whether a term is used; says so if it is not.
 
@@ -44,8 +64,12 @@ def has_weight(name: str, cfg: dict) -> bool:
         cfg: Its config.
 
     Raises:
-        ValueError: If it is not, but has a source term, which would be left out with it.
+        ValueError: If it is not, but has a source term, which would be left out with it, or a
+            weight is no finite number of at least 0.
     """
+    for key in WEIGHTS:
+        if key in cfg and not (key == 'theta_weight' and cfg[key] is None):  # its default
+            check_weight(f'losses.{name}.{key}', cfg[key])
     if cfg.get('loss_weight', 1) != 0:
         return True
     if cfg.get('source_weight'):
@@ -138,7 +162,12 @@ def check_finite(terms: dict[str, Tensor], teacher: Records) -> None:
 def _check_types(losses: dict[str, dict]) -> None:
     """Refuse losses without a type, used or not."""
     for name, cfg in losses.items():
-        if isinstance(cfg, dict) and 'type' not in cfg:
+        if not isinstance(cfg, dict):
+            raise ValueError(
+                f"losses.{name}: expected a dict, such as dict(type='mmkd_fm.PKDLoss', "
+                f"tap='neck'), got {cfg!r}; to leave the term out, set its loss_weight to 0"
+            )
+        if 'type' not in cfg:
             others = [other for other in losses if other != name]
             near = difflib.get_close_matches(name, others, n=1)
             raise ValueError(

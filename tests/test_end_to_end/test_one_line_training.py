@@ -84,6 +84,21 @@ def test_the_run_is_resumed_from_another_directory(one_line, tools, tmp_path):
     after = tools.load(one_line / 'epoch_2.pth')
     assert list(after['state_dict']) == list(before['state_dict'])
     assert tools.differences(before['state_dict'], after['state_dict']) != []
+    text = config.read_text()
+    assert 'resume = True' in text
+    refused = (*more[:2], 'model.terms=[wttm]')
+    status, output = tools.run_python(
+        tools.root / 'tools' / 'train.py', config, *refused, cwd=tmp_path, check=False
+    )
+    assert status == 1 and 'was trained with fmkt wttm, not with wttm' in output
+    assert config.read_text() == text  # what the checkpoints are of
+    torch.save(
+        dict(state_dict=after['state_dict']), tmp_path / 'student.pth'
+    )  # without a training's state
+    output = tools.run_python(
+        tools.root / 'tools' / 'test.py', config, 'student.pth', cwd=tmp_path
+    )[1]
+    assert 'coco/bbox_mAP' in output
 
 
 def test_without_the_options_it_is_mmdet_s_training(project, tools, tmp_path):

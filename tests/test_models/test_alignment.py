@@ -126,6 +126,13 @@ def test_levels_out_of_range_are_refused(levels):
         pair_levels(student, student, levels)
 
 
+@pytest.mark.parametrize('levels', [[], 0, '0', [0.5], [True], {0: 1}])
+def test_what_is_no_list_of_levels_is_refused(levels):
+    student = tapped('student', 4, (8, 16, 32))
+    with pytest.raises(ValueError, match=r'expected a list of indices, .* here \[0, 1, 2\]'):
+        pair_levels(student, student, levels)
+
+
 def test_levels_that_are_named_twice_are_refused():
     student = tapped('student', 4, (8, 16, 32))
     with pytest.raises(ValueError, match=r'levels=\[0, 1, 0\]: a level is named twice'):

@@ -318,6 +318,20 @@ def test_a_term_of_weight_zero_is_left_out_whole_and_told(distiller, distill_los
     assert 'wttm: left out' not in caplog.text
 
 
+@pytest.mark.parametrize('weight', [-1, -0.5, '1', (1, 5), None, True, float('nan'), float('inf')])
+@pytest.mark.parametrize('key', ['loss_weight', 'theta_weight', 'source_weight', 'task'])
+def test_what_is_no_weight_is_refused(key, weight, distiller, distill_losses):
+    if (key, weight) == ('theta_weight', None):
+        return  # the default
+    where, options = f'losses.fmkt.{key}', dict(losses=distill_losses)
+    if key == 'task':
+        where, options['task_loss_weight'] = 'task_loss_weight', weight
+    else:
+        distill_losses['fmkt'][key] = weight
+    with pytest.raises(ValueError, match=f'^{where}: expected a finite number of at least 0, got'):
+        distiller(**options, load=False)
+
+
 def test_a_source_term_is_not_left_out_in_silence(distiller, distill_losses):
     distill_losses['fmkt'].update(loss_weight=0, source_weight=4.0)
     message = r'losses\.fmkt has loss_weight=0, .* but source_weight=4\.0\. .*source_weight=0 too'
@@ -792,6 +806,12 @@ def test_terms_choose_among_the_losses(distiller, terms):
 def test_unknown_terms_list_the_valid_ones(distiller, terms, message):
     with pytest.raises(ValueError, match=message):
         distiller(terms=terms)
+
+
+@pytest.mark.parametrize('value', [3, None, 'mmkd_fm.PKDLoss'])
+def test_what_is_no_loss_is_told(distiller, distill_losses, value):
+    with pytest.raises(ValueError, match=rf'losses\.pkd: expected a dict, .*, got {value!r}; to'):
+        distiller(losses=dict(distill_losses, pkd=value))
 
 
 @pytest.mark.parametrize('terms', [None, ['fmkt']])

@@ -37,6 +37,12 @@ def test_a_config_with_kept_images_stays_one_that_trains():
     assert cfg.train_dataloader.batch_size == before.train_dataloader.batch_size
 
 
+def test_what_a_resumed_run_leaves_is_not_exported():
+    left = stripped(DISTILLED, resume=True, load_from='run/epoch_1.pth')
+    assert not left.resume and left.load_from is None
+    assert stripped(DISTILLED, load_from='start.pth').load_from == 'start.pth'
+
+
 def test_its_settings_are_those_of_the_plain_student():
     cfg, plain = stripped(DISTILLED), Config.fromfile(DISTILLED.parent / 'gfl_r18-quarter_bccd.py')
     for name in ('model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'default_hooks'):

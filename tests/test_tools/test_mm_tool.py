@@ -73,7 +73,9 @@ def test_a_base_of_a_package_that_is_not_there(without, explained, monkeypatch):
 
 
 def test_the_options_of_the_command_line_count(explained, tmp_path):
-    cfg = explained('a = 1', '--launcher', 'none', '--cfg-options', 'a=2', 'default_scope=x')
+    cfg = explained(
+        'a = 1; model = {}', '--launcher', 'none', '--cfg-options', 'a=2', 'default_scope=x'
+    )
     assert (cfg.a, cfg.default_scope) == (2, 'x')
 
 
@@ -84,10 +86,16 @@ def test_a_config_that_can_not_be_read_is_left_to_the_tool(explained):
 def test_folders_are_looked_at_before_anything_runs(explained, tmp_path):
     dataset = "dict(type='CustomDataset', data_root='absent')"
     message = 'error: val_dataloader.dataset: there is no image folder absent; check data_root'
+    text = f'model = dict(); {{}}_dataloader = dict(dataset={dataset})'
     with pytest.raises(SystemExit, match=message):
-        explained(f'val_dataloader = dict(dataset={dataset})')
-    assert explained(f'val_dataloader = dict(dataset={dataset})', '--no-validate') is not None
-    assert explained(f'test_dataloader = dict(dataset={dataset})') is not None  # not read here
+        explained(text.format('val'))
+    assert explained(text.format('val'), '--no-validate') is not None
+    assert explained(text.format('test')) is not None  # not read here
+
+
+def test_a_config_without_a_model_is_told(explained):
+    with pytest.raises(SystemExit, match='config.py has no model; give a complete config'):
+        explained('a = 1')
 
 
 def test_a_checkpoint_that_is_missing():

@@ -208,7 +208,7 @@ def test_the_config_that_a_training_left_is_not_trained_over(files, monkeypatch,
         return arguments[-1], Config.fromfile(arguments[0])
 
     folder, cfg = resolved('--distill', 'pkd')
-    assert folder == cfg.work_dir == str(tmp_path / 'work_dirs' / 'left_distilled_pkd')
+    assert folder == cfg.work_dir == str(tmp_path / 'work_dirs' / 'left_distilled_from_large_pkd')
     assert not cfg.resume and cfg.load_from is None
     folder, cfg = resolved('--cfg-options', f'work_dir={tmp_path}/asked', 'load_from=start.pth')
     assert folder == cfg.work_dir == str(tmp_path / 'asked')
@@ -223,7 +223,7 @@ def test_each_choice_of_methods_has_its_work_dir(files, monkeypatch, tmp_path):
         arguments = [files['student'], *teacher, '--distill', *names]
         return one_line.with_resolved_config(arguments)[-1]
 
-    work_dirs = str(tmp_path / 'work_dirs' / 'small_distilled_')
+    work_dirs = str(tmp_path / 'work_dirs' / 'small_distilled_from_large_')
     assert folder('pkd') == f'{work_dirs}pkd'
     assert folder('fmkt', 'wttm') == f'{work_dirs}fmkt_wttm'
 
@@ -241,16 +241,38 @@ def test_a_disk_that_is_full_is_told_and_nothing_is_left(run, files, monkeypatch
     assert list(Path(files['work_dir']).iterdir()) == []
 
 
-def test_other_methods_are_not_resumed(run):
-    path = run('--distill', 'pkd')[0][0]
+OTHERS = {
+    'method': (['--distill', 'cwd'], r'was trained with pkd, not with cwd; .* another --work-dir'),
+    'none': (['--cfg-options', 'model.losses.pkd.loss_weight=0'], r'with pkd, not with no term'),
+    'teacher': (
+        ['--teacher-checkpoint', 'other.pth'],
+        r'with the teacher .*, not with .*other.pth',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_only_what_was_trained_is_resumed(name, run, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other, message = OTHERS[name]
+    path = Path(run('--distill', 'pkd')[0][0])
+    run('--distill', 'cwd', '--resume')  # nothing was saved yet
     run('--distill', 'pkd', '--resume', '--cfg-options', 'model.losses.pkd.loss_weight=2.0')
-    with open(path) as file:
-        text = file.read()
-    message = r'--resume: .* was trained with --distill pkd, not with cwd; .* another --work-dir'
-    with pytest.raises(SystemExit, match=message):
-        run('--distill', 'cwd', '--resume')
-    with open(path) as file:
-        assert file.read() == text
+    text = path.read_text()
+    (path.parent / 'last_checkpoint').write_text('epoch_1.pth')
+    run('--distill', 'pkd', '--resume', '--cfg-options', 'model.losses.pkd.loss_weight=2.0')
+    Path('other.pth').write_bytes(b'other')
+    with pytest.raises(SystemExit, match=f'--resume: .*{message}'):
+        run('--distill', 'pkd', *other, '--resume')
+    assert path.read_text() == text
+    Path('other.pth').write_bytes(Path(files['checkpoint']).read_bytes())  # the same, moved
+    run('--distill', 'pkd', '--teacher-checkpoint', 'other.pth', '--resume')
+
+
+def test_no_images_to_check_the_teacher_on(run, capsys):
+    with pytest.raises(SystemExit):
+        run('--distill', 'pkd', '--check-teacher', '0')
+    assert "expected a number of images, 1 or more, got '0'" in capsys.readouterr().err
 
 
 def test_methods_of_classifiers():
@@ -268,6 +290,15 @@ BAD = {
     'misspelt': (
         ['--teacher-chekpoint=x.pth'],
         r'unrecognized option --teacher-chekpoint; did you mean --teacher-checkpoint\?',
+    ),
+    'weight': (
+        ['--cfg-options', 'model.losses.fmkt.loss_weight=-1'],
+        r'losses.fmkt.loss_weight: expected a finite number of at least 0, got -1',
+    ),
+    'loss': (['--cfg-options', 'model.losses.fmkt=3'], r'losses.fmkt: expected a dict, .*, got 3'),
+    'levels': (
+        ['--cfg-options', 'model.losses.fmkt.levels=0'],
+        r'losses.fmkt: levels=0: expected a list of indices, such as \[0, 1\]',
     ),
     'tap': (
         ['--cfg-options', 'model.losses.fmkt.tap=bbox_head.retina_cls'],
