@@ -56,16 +56,12 @@ def build_part(cfg: dict, kind: str, *, beside: Iterable[str] = (), **arguments:
     return MODELS.build(dict(cfg, type=name, **arguments))
 
 
-class UnknownOption(ValueError):
-    """An option that a class does not have; `placed` says where in the config it stands."""
-
-
 @contextmanager
 def placed(place: str) -> Iterator[None]:
-    """Name the part of the config that is built inside when an option is unknown."""
+    """Name the part of the config that is built inside where that is refused."""
     try:
         yield
-    except UnknownOption as error:
+    except ValueError as error:
         raise ValueError(f'{place}: {error}') from error
 
 
@@ -81,7 +77,7 @@ def check_options(
         beside: Names of options that stand beside those of the class; listed with them.
 
     Raises:
-        UnknownOption: If it lacks one.
+        ValueError: If it lacks one.
     """
     if not inspect.isclass(made):
         return
@@ -99,7 +95,7 @@ def check_options(
     for name in options:
         if name not in valid and name not in given:
             near = difflib.get_close_matches(name, valid, n=1)
-            raise UnknownOption(
+            raise ValueError(
                 f'{made.__name__} has no option {name!r}'
                 + (f'; did you mean {near[0]!r}?' if near else '.')
                 + f' It has: {", ".join(valid) or "none"}'

@@ -132,7 +132,7 @@ def test_pyramids_without_a_common_stride(run, files):
     teacher = Config.fromfile(files['teacher'])
     teacher.model.neck.update(start_level=0, end_level=0, num_outs=1)  # stride 4 alone
     teacher.dump(files['teacher'])
-    with pytest.raises(SystemExit, match='error: the pyramids do not fit'):
+    with pytest.raises(SystemExit, match='error: losses.fmkt: the pyramids do not fit'):
         run()
 
 
@@ -292,8 +292,8 @@ BAD = {
         r'unrecognized option --teacher-chekpoint; did you mean --teacher-checkpoint\?',
     ),
     'weight': (
-        ['--cfg-options', 'model.losses.fmkt.loss_weight=-1'],
-        r'losses.fmkt.loss_weight: expected a finite number of at least 0, got -1',
+        ['--distill', 'wttm', '--cfg-options', 'model.losses.wttm.loss_weight=-1'],
+        r'losses.wttm.loss_weight: expected a finite number of at least 0, got -1',
     ),
     'loss': (['--cfg-options', 'model.losses.fmkt=3'], r'losses.fmkt: expected a dict, .*, got 3'),
     'levels': (
@@ -344,7 +344,9 @@ def test_a_distillation_s_config_is_no_student(run, files):
 
 def test_a_loss_that_does_not_fit_says_so(run, gfl, write_teacher, files):
     Config(write_teacher(gfl())['config']).dump(files['teacher'])
-    with pytest.raises(SystemExit, match=r'error: WTTMLoss compares logits .* distil features'):
+    with pytest.raises(
+        SystemExit, match=r'error: losses.wttm: WTTMLoss compares .* distil features'
+    ):
         run('--distill', 'fmkt', 'wttm')
 
 
