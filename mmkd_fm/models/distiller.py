@@ -334,7 +334,10 @@ class Distiller(BaseModel):
         student = self.__dict__.get('student')
         if student is not None and name != 'data_preprocessor' and name in student._modules:
             setattr(student, name, value)
-        super().__setattr__(name, value)
+        if student is not None and name in vars(student) and name not in vars(self):
+            setattr(student, name, value)  # a hook sets what the student alone has
+        else:
+            super().__setattr__(name, value)
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -192,6 +192,15 @@ def test_attributes_are_the_students(distiller):
         model.no_such_thing  # noqa: B018
 
 
+def test_what_a_hook_sets_is_the_student_s(distiller):
+    model = distiller(load=False)
+    model.student.lambda_of_the_student = 1
+    model.lambda_of_the_student = 2
+    assert model.student.lambda_of_the_student == model.lambda_of_the_student == 2
+    model.told_by_a_hook, model.seed = 3, 4
+    assert not hasattr(model.student, 'told_by_a_hook') and not hasattr(model.student, 'seed')
+
+
 def test_a_replaced_child_is_replaced_in_the_student(distiller):
     model, neck = distiller(load=False), nn.Identity()
     model.neck = neck
