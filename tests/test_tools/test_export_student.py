@@ -176,6 +176,17 @@ def test_what_is_read_is_not_overwritten(monkeypatch, tmp_path):
     assert config.read_text() == text
 
 
+def test_nothing_is_exported_into_a_file_or_without_a_model(monkeypatch, tmp_path):
+    checkpoint, config = tmp_path / 'epoch_1.pth', tmp_path / 'part.py'
+    torch.save(dict(state_dict={}), checkpoint)
+    with pytest.raises(SystemExit, match='epoch_1.pth is a file; choose another OUT_DIR'):
+        run(monkeypatch, DISTILLED, checkpoint, checkpoint)
+    config.write_text('a = 1')
+    with pytest.raises(SystemExit, match='part.py has no model; give a complete config'):
+        run(monkeypatch, config, checkpoint, tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
 def test_the_config_in_a_work_dir_is_not_overwritten(monkeypatch, tmp_path):
     """The Runner keeps the whole config there, under the name of the file that was run."""
     kept = tmp_path / DISTILLED.name
