@@ -75,7 +75,7 @@ class Benchmark:
             config=os.path.relpath(args.config),
             size='x'.join(map(str, args.size)),
             batch=args.batch,
-            device=device_name(self.device.type),
+            device=device_name(self.device),
             threads=torch.get_num_threads(),
             torch=torch.__version__,
             amp='bfloat16' if args.amp else 'off',

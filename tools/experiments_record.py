@@ -38,7 +38,7 @@ def environment(threads: int) -> dict:
         except importlib.metadata.PackageNotFoundError:
             continue
     return dict(
-        device=device_name('cuda' if torch.cuda.is_available() else 'cpu'),
+        device=device_name(torch.device('cuda' if torch.cuda.is_available() else 'cpu')),
         threads=threads,
         python=platform.python_version(),
         torch=torch.__version__,

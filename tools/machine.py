@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 
-def device_name(kind: str) -> str:
-    """Model of the GPU ('cuda') or of the processor, as results state it."""
-    if kind == 'cuda':
-        return torch.cuda.get_device_name()
+def device_name(device: torch.device) -> str:
+    """Model of the GPU or of the processor, as results state it."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
         return next(line.split(':')[1].strip() for line in lines if line.startswith('model name'))

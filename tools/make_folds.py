@@ -31,6 +31,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from data_problems import IMAGES
+
 FOLD = re.compile(r'fold\d+_(train|test)\.(json|txt)')
 
 
@@ -165,12 +167,13 @@ def make_lists(out: Path, images: Path, folds: int = 5, seed: int = 0) -> None:
         ValueError: If there are no classes, or one has fewer images than there are folds.
     """
     samples = []
-    for label, name in enumerate(sorted(path.name for path in images.iterdir() if path.is_dir())):
-        own = sorted(path.relative_to(images).as_posix() for path in images.glob(f'{name}/*.*'))
+    for label, folder in enumerate(sorted(path for path in images.iterdir() if path.is_dir())):
+        paths = [path for path in folder.rglob('*') if path.suffix.lower() in IMAGES]
+        own = sorted(path.relative_to(images).as_posix() for path in paths)
         if not 2 <= folds <= len(own):
             raise ValueError(
-                f'--folds: expected 2 to {len(own)} (the number of images in {images / name}), '
-                f'got {folds}'
+                f'--folds: {folder} has {len(own)} images; expected 2 folds or more, and an image '
+                f'of each class for each, got {folds}'
             )
         random.Random(seed).shuffle(own)
         samples.extend(f'{path} {label}' for path in own)
@@ -203,6 +206,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         if [path.is_dir() for path in args.data] == [True]:
+            if args.images is not None:
+                parser.error(f'--images: the images are those in {args.data[0]}; leave it out')
             make_lists(args.out, *args.data, args.folds, args.seed)
         elif args.images is None:
             parser.error('--images: expected the folder of the images of the annotation files')

@@ -117,8 +117,8 @@ def pair_levels(
                 f'levels={levels!r}: expected a list of indices, such as [0, 1]; None takes all '
                 f'that have a partner, here {common}'
             )
-    if levels is not None and len(set(levels)) < len(levels):
-        raise ValueError(f'levels={list(levels)}: a level is named twice; name each once')
+        if len(set(levels)) < len(levels):
+            raise ValueError(f'levels={list(levels)}: a level is named twice; name each once')
     for i in [] if levels is None else levels:
         if not 0 <= i < len(student.levels):
             raise ValueError(

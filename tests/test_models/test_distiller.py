@@ -330,13 +330,14 @@ def test_a_term_of_weight_zero_is_left_out_whole_and_told(distiller, distill_los
 @pytest.mark.parametrize('weight', [-1, -0.5, '1', (1, 5), None, True, float('nan'), float('inf')])
 @pytest.mark.parametrize('key', ['loss_weight', 'theta_weight', 'source_weight', 'task'])
 def test_what_is_no_weight_is_refused(key, weight, distiller, distill_losses):
-    if (key, weight) == ('theta_weight', None):
-        return  # the default
     where, options = f'losses.fmkt.{key}', dict(losses=distill_losses)
     if key == 'task':
         where, options['task_loss_weight'] = 'task_loss_weight', weight
     else:
         distill_losses['fmkt'][key] = weight
+    if (key, weight) == ('theta_weight', None):
+        assert distiller(**options, load=False).distill_losses['fmkt'].theta_weight == 1  # default
+        return
     with pytest.raises(ValueError, match=f'^{where}: expected a finite number of at least 0, got'):
         distiller(**options, load=False)
 

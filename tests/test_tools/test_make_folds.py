@@ -152,6 +152,10 @@ def classes(tmp_path):
         for number in range(count):
             (tmp_path / 'data' / name / f'{number}.jpg').write_bytes(b'')
     (tmp_path / 'data/README.md').write_text('no class')
+    (tmp_path / 'data/dog/labels.txt').write_text('no image')
+    (tmp_path / 'data/dog/10.jpg').rename(tmp_path / 'data/dog/x.PNG')
+    (tmp_path / 'data/cat/of a friend').mkdir()
+    (tmp_path / 'data/cat/6.jpg').rename(tmp_path / 'data/cat/of a friend/6.jpg')
     return tmp_path
 
 
@@ -168,8 +172,9 @@ def test_each_image_of_a_class_is_tested_once(classes):
     done = split_classes(classes, '--folds', '3')
     assert done.returncode == 0, done.stderr
     everything = sorted(
-        [f'cat/{number}.jpg 0' for number in range(7)]
-        + [f'dog/{number}.jpg 1' for number in range(11)]
+        [f'cat/{number}.jpg 0' for number in range(6)]
+        + [f'dog/{number}.jpg 1' for number in range(10)]
+        + ['cat/of a friend/6.jpg 0', 'dog/x.PNG 1']
     )
     tested = [line for fold in range(3) for line in lines(classes, fold, 'test')]
     assert sorted(tested) == everything
@@ -185,22 +190,24 @@ def test_mmpretrain_reads_the_lists_as_it_reads_the_folder(classes):
 
     split_classes(classes, '--folds', '2')
     folder = CustomDataset(data_root=str(classes), data_prefix='data')
-    labels = {Path(item['img_path']).parts[-2:]: item['gt_label'] for item in folder}
+    expected = {(os.path.relpath(x['img_path'], classes / 'data'), x['gt_label']) for x in folder}
+    found = []
     for name in ('train', 'test'):
         part = CustomDataset(
             data_root=str(classes / 'folds'), data_prefix='images', ann_file=f'fold1_{name}.txt'
         )
-        for item in part:
-            path = Path(item['img_path'])
-            assert path.is_file() and item['gt_label'] == labels[path.parts[-2:]]
+        root = classes / 'folds/images'
+        found += [(os.path.relpath(x['img_path'], root), x['gt_label']) for x in part]
+    assert len(found) == 18 and set(found) == expected
 
 
 @pytest.mark.parametrize(
     'data, options, message',
     [
-        ('data', ('--folds', '8'), 'expected 2 to 7 (the number of images in'),
+        ('data', ('--folds', '8'), 'cat has 7 images; expected 2 folds or more'),
         ('data/dog', (), 'expected a folder of images for each class, got none'),
         ('none', (), '--images: expected the folder of the images'),
+        ('data', ('--images', 'x'), 'leave it out'),
     ],
 )
 def test_what_is_no_folder_of_classes_leaves_nothing(classes, data, options, message):

@@ -269,6 +269,15 @@ def test_only_what_was_trained_is_resumed(name, run, files, tmp_path, monkeypatc
     run('--distill', 'pkd', '--teacher-checkpoint', 'other.pth', '--resume')
 
 
+def test_a_broken_config_in_the_work_dir_is_written_anew(run):
+    path = Path(run('--distill', 'pkd')[0][0])
+    text = path.read_text()
+    (path.parent / 'last_checkpoint').write_text('epoch_1.pth')
+    path.write_text('model = dict(')
+    run('--distill', 'pkd', '--resume')
+    assert path.read_text() == text
+
+
 def test_no_images_to_check_the_teacher_on(run, capsys):
     with pytest.raises(SystemExit):
         run('--distill', 'pkd', '--check-teacher', '0')
