@@ -3,12 +3,17 @@
     python tools/make_folds.py data/cifar10-folds data/cifar10/train
     python tools/experiments.py docs/results/cifar10-weights
 
-Two epochs of 40,000 training images, tested on the other 10,000; the test images are not
-looked at. The teacher was trained on all 50,000. KD and WTTM with the whole task loss and a
-temperature of 4 (gamma = 1/4), two seeds each. Each weight is twice the one before, and a method's grid ends where
+Two epochs of 40,000 training images, tested on the other 10,000; the test images are not looked
+at. The teacher was trained on all 50,000. KD and WTTM with the whole task loss and a temperature of
+4 (gamma = 1/4), two seeds each. Each weight is twice the one before, and a method's grid ends where
 doubling it does not raise the mean. Then the same for FM-KT^Theta beside WTTM of the weight that
 was chosen, from 4 on; as 8 was below that in the first seed, 2 took the place of 16. What is chosen
 here is used with both teachers in ../cifar10-tuned, which reports on the test images.
+
+There FM-KT^Theta of this weight fell behind in two of five seeds, the numbers 3 and 4. Why is
+looked for here, with those seeds first, then all five. The suspect is the Theta term, which from
+the first step on draws the student to the result of a flow that has learnt nothing yet: without it,
+and with its weight rising from a thousandth to the whole within the first epoch.
 """
 
 title = 'CIFAR-10: weights of the methods, ResNet-20 teaches ResNet-8, 2 epochs'
@@ -62,7 +67,11 @@ def wttm(weight):
     return row(f'WTTM, gamma = 0.25, weight {weight:g}', ['wttm'], **losses)
 
 
-def wttm_fmkt(weight, theta_weight=1.0):
+# from a thousandth to the whole within the first epoch
+rise = dict(type='LinearParamScheduler', start_factor=0.001, begin=0, end=1)
+
+
+def wttm_fmkt(weight, theta_weight=1.0, rising=(), note=''):
     """FM-KT^Theta of this weight beside WTTM of the weight that was chosen."""
     losses = {
         'wttm.gamma': 0.25,
@@ -72,9 +81,13 @@ def wttm_fmkt(weight, theta_weight=1.0):
         'fmkt.loss_weight': weight,
         'fmkt.theta_weight': theta_weight,
     }
-    theta = '' if theta_weight else ', no Theta term'
-    label = f'WTTM, weight 12, + FM-KT^Theta, weight {weight:g}{theta}'
-    return row(label, ['wttm', 'fmkt'], **losses)
+    label = f'WTTM, weight 12, + FM-KT^Theta, weight {weight:g}{note}'
+    made = row(label, ['wttm', 'fmkt'], **losses)
+    for name in rising:
+        made['options']['default_hooks.weights.type'] = 'mmkd_fm.LossWeightHook'
+        for key, value in rise.items():
+            made['options'][f'default_hooks.weights.schedules.fmkt.{name}.{key}'] = value
+    return made
 
 
 rows = dict(
@@ -91,5 +104,6 @@ rows = dict(
     wttm_fmkt_2=wttm_fmkt(2.0),
     wttm_fmkt_4=wttm_fmkt(4.0),
     wttm_fmkt_8=wttm_fmkt(8.0),
-    wttm_fmkt_4_no_theta=wttm_fmkt(4.0, theta_weight=0.0),
+    wttm_fmkt_4_no_theta=wttm_fmkt(4.0, theta_weight=0.0, note=', no Theta term'),
+    wttm_fmkt_4_theta_rises=wttm_fmkt(4.0, rising=['theta_weight'], note=', Theta term rising'),
 )

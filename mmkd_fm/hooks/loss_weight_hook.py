@@ -1,0 +1,127 @@
+"""Schedule the weights of terms."""
+
+import copy
+from collections.abc import Sequence
+from typing import Union
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import PARAM_SCHEDULERS
+from torch import nn
+
+from mmkd_fm.hooks.unwrapped_model import unwrapped_model
+from mmkd_fm.models.terms import WEIGHTS
+from mmkd_fm.registry import HOOKS, placed
+
+TASK = 'task_loss_weight'
+
+
+@HOOKS.register_module()
+class LossWeightHook(Hook):
+    """Schedules weights of terms with the schedulers that MMEngine has for parameters.
+
+    They multiply the weight of the config, as those of `param_scheduler` do the learning rate:
+    `LinearParamScheduler` is a warm-up, `CosineAnnealingParamScheduler` a decay, and
+    `MultiStepParamScheduler` with ``gamma=0`` ends distillation (the teacher still runs). `begin`,
+    `end` and milestones are epochs, followed in iterations, unless ``by_epoch=False``. The weights
+    are a function of the iteration, so that a resumed run has those of the uninterrupted one; they
+    are logged.
+
+    Args:
+        schedules: For each term a dict of its weights (`loss_weight`, `theta_weight` and what else
+            it has), with the config of the scheduler, or of several, of each. The weight of the
+            student's own losses is `task_loss_weight`, beside the terms.
+
+    Raises:
+        ValueError: When training begins, if a name is unknown, a weight is 0, a schedule starts at
+            0 (as it multiplies, it would stay there), or a scheduler refuses its arguments.
+
+    Example:
+        >>> custom_hooks = [dict(
+        ...     type='mmkd_fm.LossWeightHook',
+        ...     schedules=dict(fmkt=dict(theta_weight=dict(
+        ...         type='LinearParamScheduler', start_factor=0.001, begin=0, end=1))))]
+    """
+
+    priority = 'VERY_HIGH'  # before hooks that look at the model
+
+    def __init__(self, schedules: dict[str, Union[dict, Sequence[dict]]]) -> None:
+        self.schedules = {
+            name if name == TASK else f'{name}.{weight}': configs
+            for name, weights in schedules.items()
+            for weight, configs in ({TASK: weights} if name == TASK else weights).items()
+        }
+
+    def before_train(self, runner) -> None:
+        """Find the weights and build their schedules."""
+        model = unwrapped_model(runner)
+        weights = _weights(model)
+        self.scheduled = []
+        for name, configs in self.schedules.items():
+            with placed(f'LossWeightHook: schedules.{name}'):
+                if name not in weights:
+                    raise ValueError(
+                        f'there is no such weight; this model has: {", ".join(weights) or "none"}'
+                    )
+                owner, option = weights[name]
+                configs = [configs] if isinstance(configs, dict) else configs
+                length = len(runner.train_dataloader)
+                schedule = Schedule(getattr(owner, option), configs, length)
+            self.scheduled.append((name, owner, option, schedule))
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Set the weights of this iteration."""
+        for name, owner, option, schedule in self.scheduled:
+            value = schedule.at(runner.iter)
+            setattr(owner, option, value)
+            runner.message_hub.update_scalar(f'train/{name}', value)
+
+
+class Schedule:
+    """A number that MMEngine's schedulers change, as a function of the iteration.
+
+    Args:
+        value: The number that they multiply.
+        configs: Of the schedulers.
+        epoch_length: Iterations of an epoch.
+    """
+
+    def __init__(self, value: float, configs: Sequence[dict], epoch_length: int) -> None:
+        if not value:
+            raise ValueError(f'the weight is {value}: there is nothing to schedule')
+        self.step = 0
+        # schedulers steer an optimizer's groups: one of nothing, that has this number alone
+        nothing = nn.Parameter(torch.zeros(()))
+        optimizer = torch.optim.SGD([dict(params=[nothing], value=value)], lr=0.0)
+        self.group = optimizer.param_groups[0]
+        self.schedulers = []
+        for config in configs:
+            config = dict(copy.deepcopy(config), optimizer=optimizer, param_name='value')
+            if 0 in (config.get('start_factor'), config.get('factor')):
+                raise ValueError(
+                    'a factor of 0 at the start is multiplied and stays 0; take a small one, '
+                    'such as start_factor=0.001'
+                )
+            if config.get('by_epoch', True):
+                config.update(convert_to_iter_based=True, epoch_length=epoch_length)
+            self.schedulers.append(PARAM_SCHEDULERS.build(config))
+        optimizer.step()  # schedulers warn if none came before theirs
+
+    def at(self, iteration: int) -> float:
+        """The number at this iteration, which is none before the last one that was asked for."""
+        while self.step < iteration:
+            for scheduler in self.schedulers:
+                scheduler.step()
+            self.step += 1
+        return float(self.group['value'])
+
+
+def _weights(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
+    """The weights that a model has: their owners and options by name."""
+    found = {
+        f'{name}.{option}': (loss, option)
+        for name, loss in getattr(model, 'distill_losses', {}).items()
+        for option in WEIGHTS
+        if hasattr(loss, option)
+    }
+    return {**found, TASK: (model, TASK)} if found else found
