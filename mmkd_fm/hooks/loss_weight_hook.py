@@ -11,7 +11,7 @@ from torch import nn
 
 from mmkd_fm.hooks.unwrapped_model import unwrapped_model
 from mmkd_fm.models.terms import WEIGHTS
-from mmkd_fm.registry import HOOKS, placed
+from mmkd_fm.registry import HOOKS, check_options, placed
 
 TASK = 'task_loss_weight'
 
@@ -46,16 +46,21 @@ class LossWeightHook(Hook):
     priority = 'VERY_HIGH'  # before hooks that look at the model
 
     def __init__(self, schedules: dict[str, Union[dict, Sequence[dict]]]) -> None:
-        self.schedules = {
-            name if name == TASK else f'{name}.{weight}': configs
-            for name, weights in schedules.items()
-            for weight, configs in ({TASK: weights} if name == TASK else weights).items()
-        }
+        self.schedules = {}
+        for name, weights in schedules.items():
+            if not isinstance(weights, dict) and name != TASK:
+                raise ValueError(
+                    f'LossWeightHook: schedules.{name}: expected a dict of weights, such as '
+                    f"dict(loss_weight=dict(type='LinearParamScheduler', ...)), got {weights!r}"
+                )
+            named = {TASK: weights} if name == TASK else weights
+            self.schedules.update(
+                {weight if name == TASK else f'{name}.{weight}': named[weight] for weight in named}
+            )
 
     def before_train(self, runner) -> None:
         """Find the weights and build their schedules."""
-        model = unwrapped_model(runner)
-        weights = _weights(model)
+        weights = _weights(unwrapped_model(runner))
         self.scheduled = []
         for name, configs in self.schedules.items():
             with placed(f'LossWeightHook: schedules.{name}'):
@@ -64,9 +69,8 @@ class LossWeightHook(Hook):
                         f'there is no such weight; this model has: {", ".join(weights) or "none"}'
                     )
                 owner, option = weights[name]
-                configs = [configs] if isinstance(configs, dict) else configs
-                length = len(runner.train_dataloader)
-                schedule = Schedule(getattr(owner, option), configs, length)
+                configs = [configs] if isinstance(configs, (dict, str)) else configs
+                schedule = Schedule(getattr(owner, option), configs, len(runner.train_dataloader))
             self.scheduled.append((name, owner, option, schedule))
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
@@ -96,12 +100,8 @@ class Schedule:
         self.group = optimizer.param_groups[0]
         self.schedulers = []
         for config in configs:
+            check_scheduler(config)
             config = dict(copy.deepcopy(config), optimizer=optimizer, param_name='value')
-            if 0 in (config.get('start_factor'), config.get('factor')):
-                raise ValueError(
-                    'a factor of 0 at the start is multiplied and stays 0; take a small one, '
-                    'such as start_factor=0.001'
-                )
             if config.get('by_epoch', True):
                 config.update(convert_to_iter_based=True, epoch_length=epoch_length)
             self.schedulers.append(PARAM_SCHEDULERS.build(config))
@@ -114,6 +114,31 @@ class Schedule:
                 scheduler.step()
             self.step += 1
         return float(self.group['value'])
+
+
+def check_scheduler(config: dict) -> None:
+    """Refuse what MMEngine would build no scheduler of a number from, or one that ends in NaN.
+
+    Raises:
+        ValueError: If it has no known type, an unknown option, or a factor of 0 at its start.
+    """
+    valid = sorted(
+        name
+        for name in PARAM_SCHEDULERS.module_dict
+        if name.endswith('ParamScheduler') and not name.startswith('ReduceOnPlateau')  # of a metric
+    )
+    name = config.get('type') if isinstance(config, dict) else None
+    if name not in valid:
+        raise ValueError(
+            f'expected the config of a scheduler, got {config!r}; types: {", ".join(valid)}'
+        )
+    made = PARAM_SCHEDULERS.get(name)
+    check_options(made, [key for key in config if key != 'type'])
+    if 0 in (config.get('start_factor'), config.get('factor')):
+        raise ValueError(
+            'a factor of 0 at the start can not be multiplied up again; take a small one, such as '
+            'start_factor=0.001'
+        )
 
 
 def _weights(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
