@@ -1,9 +1,10 @@
 """Shows why a distillation does or does not help, on real images.
 
-    python tools/diagnose.py CONFIG CHECKPOINT [--images N] [--out DIR]
+    python tools/diagnose.py CONFIG [CHECKPOINT] [--images N] [--out DIR]
 
 For a trained Distiller, with the checkpoints that its training wrote and the --cfg-options of that
-training, or for a plain model, as far as that makes sense. It answers:
+training, or for a plain model, as far as that makes sense. Without a checkpoint it looks at the
+weights that the training starts from, before any time is spent on it. It answers:
 
 - gradients: how large the gradient of each loss is on backbone, neck and head, and whether it
   agrees with that of the student's own losses; on training batches, nothing is updated;
@@ -42,10 +43,13 @@ from diagnose_report import NAMES, markdown, show
 from diagnose_scores import Scores
 from mmkd_fm.checkpoint import UnsafeCheckpointError
 
+START = 'the start of the training'
+"""Stands for the checkpoint of a report that has none."""
+
 
 def diagnose(cfg: Config, subject: Subject, args: argparse.Namespace, console: Console) -> dict:
     """All parts that are asked for; those that say nothing about the config under `left_out`."""
-    report = dict(config=args.config, checkpoint=args.checkpoint, test_images=0)
+    report = dict(config=args.config, checkpoint=args.checkpoint or START, test_images=0)
     left_out: dict[str, str] = {}
 
     def tried(part: str, run: Callable):
@@ -114,7 +118,12 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config of the training')
-    parser.add_argument('checkpoint', help='file that the training wrote, such as epoch_48.pth')
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        help='file that the training wrote, such as epoch_48.pth (default: the start of the '
+        'training, of which gradients and distances are shown)',
+    )
     parser.add_argument(
         '--images', type=int, metavar='N', help='test images, evenly spread (default: all)'
     )
@@ -129,7 +138,6 @@ def main(argv: list[str] | None = None) -> int:
         '--parts',
         nargs='+',
         choices=sorted(NAMES),
-        default=list(NAMES),
         metavar='PART',
         help=f'what to look at: {", ".join(NAMES)} (default: all)',
     )
@@ -152,6 +160,7 @@ def main(argv: list[str] | None = None) -> int:
         help='changes of the config, those of the training among them',
     )
     args = parser.parse_args(argv)
+    args.parts = args.parts or (list(NAMES) if args.checkpoint else ['gradients', 'distances'])
     for name in ('images', 'batches'):
         count = getattr(args, name)
         if count is not None and count < 1:

@@ -1,4 +1,4 @@
-"""What diagnose.py looks at: a trained Distiller with its teacher, or a plain model."""
+"""What diagnose.py looks at: a Distiller with its teacher, or a plain model."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from mmengine.config import Config
 from mmengine.model import BaseModel
+from mmengine.runner import load_checkpoint, set_random_seed
 from torch import nn
 
+from mmkd_fm.generators import preserved_generators
 from mmkd_fm.models.alignment import Tapped
 from mmkd_fm.models.distiller import EXTRAS, Distiller
 from mmkd_fm.models.head_logits import HeadLogits, read_head
@@ -40,12 +42,12 @@ class ScoreHead:
 
 @dataclass
 class Subject:
-    """A trained model.
+    """A trained model, or one at the start of its training.
 
     Attributes:
         model: A Distiller, its teacher loaded, or a plain model; in eval mode.
         heads: Of 'student' and, if there is one, 'teacher': the dense head, or why it has none.
-        iteration: Iterations that it was trained for, as far as its checkpoint says.
+        iteration: Iterations that it was trained for, as far as a checkpoint says.
         epoch: Epochs likewise.
     """
 
@@ -70,12 +72,12 @@ class Subject:
         return dict(getattr(self.model, EXTRAS, nn.ModuleDict()).items())
 
 
-def load_subject(cfg: Config, checkpoint: str, device: str) -> Subject:
+def load_subject(cfg: Config, checkpoint: str | None, device: str) -> Subject:
     """Build the model of a config and load a checkpoint of its training.
 
     Args:
         cfg: The training's config, of a Distiller or of a plain model.
-        checkpoint: File that the training wrote.
+        checkpoint: File that the training wrote; None gives the weights that it starts from.
         device: Where to.
 
     Raises:
@@ -92,7 +94,7 @@ def load_subject(cfg: Config, checkpoint: str, device: str) -> Subject:
             'all losses of the config have weight 0: nothing distils. Give the config and the '
             "--cfg-options of the training, or the plain student's config"
         )
-    meta = load_trained(model, checkpoint, subject.terms)
+    meta = load_trained(model, checkpoint, subject.terms) if checkpoint else _start(model, cfg)
     subject.iteration, subject.epoch = meta.get('iter', 0), meta.get('epoch', 0)
     # before the models are moved: taps are measured on the CPU
     subject.heads['student'] = _score_head(subject.student, 'student')
@@ -100,12 +102,23 @@ def load_subject(cfg: Config, checkpoint: str, device: str) -> Subject:
         scale = subject.teacher.input_scale
         subject.heads['teacher'] = _score_head(subject.teacher.model, 'teacher', scale)
     model.to(device)
-    if isinstance(model, Distiller):
+    if checkpoint and isinstance(model, Distiller):
         model.load_teacher()
     if subject.teacher is not None:
         subject.teacher.cache = None  # no view comes again
     model.eval()
     return subject
+
+
+def _start(model: BaseModel, cfg: Config) -> dict:
+    """Initialise a model as its training does, which has no `meta` yet."""
+    with preserved_generators():
+        set_random_seed(cfg.get('randomness', {}).get('seed') or 0)
+        model.state_is_kept = True  # asked of a Distiller that is to be resumed; no run is made
+        model.init_weights()
+    if cfg.get('load_from'):
+        load_checkpoint(model, cfg.load_from, map_location='cpu')
+    return {}
 
 
 def _score_head(model: nn.Module, owner: str, scale: float = 1) -> ScoreHead | LeftOut:

@@ -2,7 +2,8 @@
 
 `wttm` has the published weights of all pairs with ResNet-18 as the student on ImageNet, `dkd` and
 `dist` those of their papers (DKD's beta varies on CIFAR-100, and its warm-up is left to a
-`LossWeightHook`); the rest are our starting points. All but `dkd`, which refuses them, work with the soft labels of mixup.
+`LossWeightHook`); the rest are our starting points. All but `dkd`, which refuses them, work with
+the soft labels of mixup.
 """
 
 _base_ = './distill_runtime.py'

@@ -23,7 +23,7 @@ import diagnose_scores as scores
 from diagnose_calibration import Calibration
 from diagnose_data import TestImages as Images  # a name that pytest does not collect
 from diagnose_data import Truth, View
-from diagnose_models import LeftOut, ScoreHead, Subject
+from diagnose_models import LeftOut, ScoreHead, Subject, load_subject
 from make_demo_data import CLASSES, Spec, make_demo_data
 from mmkd_fm.functional import pkd_loss, transport
 from mmkd_fm.models.head_logits import read_head
@@ -548,6 +548,7 @@ def trained(tmp_path_factory, retinanet, write_teacher):
         dict(
             model=model,
             default_scope='mmdet',
+            randomness=dict(seed=0),  # of one that finds something
             default_hooks=dict(
                 distill_state=dict(type='mmkd_fm.DistillStateHook'),
                 checkpoint=dict(type='CheckpointHook', interval=3, by_epoch=False),
@@ -616,6 +617,37 @@ def test_a_plain_student(trained, tmp_path, capsys):
     assert "left out: no term compares features with a teacher's; terms: none" in shown
     assert {row['term'] for row in result['gradients']} == {'task', 'loss_cls', 'loss_bbox'}
     assert {row['owner'] for row in result['scores']['rows']} == {'student'}
+
+
+def test_the_start_of_a_training(trained, tmp_path):
+    out = ['--out', str(tmp_path), '--device=cpu', '--batches=1', '--images=1']
+    assert diagnose.main([str(trained / 'distilled.py'), *out]) == 0
+    result = json.loads((tmp_path / 'diagnose.json').read_text())
+    assert result['checkpoint'] == 'the start of the training'
+    assert {'gradients', 'distances'} <= set(result) and 'detection' not in result
+    # each meta-encoder returns zero at first: the estimates are X^S, at its distance
+    for row in result['distances']:
+        found = [estimate['distance'] for estimate in row['estimates']]
+        assert found == pytest.approx([row['student']] * len(found), rel=1e-5)
+        assert found and row['student'] > 0
+
+
+def test_the_start_has_the_weights_of_a_runs_seed(trained):
+    cfg = Config.fromfile(trained / 'distilled.py')
+    cfg.randomness = dict(seed=3)
+    first, again = (load_subject(cfg, None, 'cpu').model.state_dict() for _ in range(2))
+    cfg.randomness = dict(seed=4)
+    other = load_subject(cfg, None, 'cpu').model.state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not torch.equal(
+        first['bbox_head.retina_cls.weight'], other['bbox_head.retina_cls.weight']
+    )
+    # as RetinaNet's own initialisation leaves it: a probability of 0.01
+    bias = first['bbox_head.retina_cls.bias']
+    torch.testing.assert_close(bias.sigmoid(), torch.full_like(bias, 0.01))
+    cfg.load_from = str(trained / 'iter_3.pth')
+    loaded, saved = load_subject(cfg, None, 'cpu').model.state_dict(), torch.load(cfg.load_from)
+    assert all(torch.equal(loaded[key], value) for key, value in saved['state_dict'].items())
 
 
 def test_parts_are_chosen(trained, tmp_path):
