@@ -16,7 +16,7 @@ from mmkd_fm.models.head_logits import HeadLogits, read_head
 from mmkd_fm.models.probe import measure_taps
 from mmkd_fm.models.taps import Tap
 from mmkd_fm.models.teacher import FrozenTeacher
-from plan_models import build_distiller
+from plan_models import build_distiller, quiet
 from trained_checkpoint import load_trained
 
 SCORES = Tap('bbox_head', 0)
@@ -112,7 +112,7 @@ def load_subject(cfg: Config, checkpoint: str | None, device: str) -> Subject:
 
 def _start(model: BaseModel, cfg: Config) -> dict:
     """Initialise a model as its training does, which has no `meta` yet."""
-    with preserved_generators():
+    with preserved_generators(), quiet():
         set_random_seed(cfg.get('randomness', {}).get('seed') or 0)
         model.state_is_kept = True  # asked of a Distiller that is to be resumed; no run is made
         model.init_weights()

@@ -80,7 +80,7 @@ def build_student(cfg: Config) -> nn.Module:
 def _build(cfg: Config, model: dict) -> nn.Module:
     if 'data_preprocessor' in cfg:  # mmpretrain keeps it at the top level, for the Runner
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
-    with preserved_generators(), scope_of(cfg), _quiet():
+    with preserved_generators(), scope_of(cfg), quiet():
         return MODELS.build(model)
 
 
@@ -98,12 +98,12 @@ def init_without_files(model: nn.Module) -> None:
         if configs:
             configs = configs if isinstance(configs, list) else [configs]
             module.init_cfg = [c for c in configs if c.get('type') != 'Pretrained'] or None
-    with _quiet():  # a page for each model
+    with quiet():  # a page for each model
         model.init_weights()
 
 
 @contextmanager
-def _quiet():
+def quiet():
     """Keep what is no warning out of the log."""
     logger = MMLogger.get_current_instance()
     level = logger.level
