@@ -128,6 +128,9 @@ def check_scheduler(config: dict) -> None:
         if name.endswith('ParamScheduler') and not name.startswith('ReduceOnPlateau')  # of a metric
     )
     name = config.get('type') if isinstance(config, dict) else None
+    name = getattr(
+        name, '__name__', str(name).rpartition('.')[2]
+    )  # configs of pure Python: a class
     if name not in valid:
         raise ValueError(
             f'expected the config of a scheduler, got {config!r}; types: {", ".join(valid)}'

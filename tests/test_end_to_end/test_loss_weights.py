@@ -1,6 +1,7 @@
 """Scheduled weights follow their schedules, in a resumed run too."""
 
 import pytest
+from mmengine.optim import LinearParamScheduler
 
 from mmkd_fm.hooks.loss_weight_hook import Schedule
 
@@ -19,7 +20,8 @@ def scheduled(cfg, **schedules):
     ('configs', 'expected'),
     [
         ([WARM_UP], [1.0, 2.0, 3.0, 4.0, 4.0, 4.0, 4.0]),  # an epoch of four iterations
-        ([END], [4.0] * 6 + [0.0]),
+        ([dict(WARM_UP, type=LinearParamScheduler)], [1.0, 2.0, 3.0, 4.0, 4.0, 4.0, 4.0]),
+        ([dict(END, type='mmengine.MultiStepParamScheduler')], [4.0] * 6 + [0.0]),
         ([DECAY], [4.0, 3.847759, 3.414214, 2.765367, 2.0, 1.234633, 0.585786]),
         ([WARM_UP, END], [1.0, 2.0, 3.0, 4.0, 4.0, 4.0, 0.0]),
     ],
