@@ -25,7 +25,8 @@ class LossWeightHook(Hook):
     `MultiStepParamScheduler` with ``gamma=0`` ends distillation (the teacher still runs). `begin`,
     `end` and milestones are epochs, followed in iterations, unless ``by_epoch=False``. The weights
     are a function of the iteration, so that a resumed run has those of the uninterrupted one; they
-    are logged.
+    are logged. Schedules of a weight of 0, and of a term that the config lists but does not use, are
+    left out: `terms` still chooses.
 
     Args:
         schedules: For each term a dict of its weights (`loss_weight`, `theta_weight` and what else
@@ -33,8 +34,8 @@ class LossWeightHook(Hook):
             student's own losses is `task_loss_weight`, beside the terms.
 
     Raises:
-        ValueError: When training begins, if a name is unknown, a weight is 0, a schedule starts at
-            0 (as it multiplies, it would stay there), or a scheduler refuses its arguments.
+        ValueError: When training begins, if a name is unknown, a schedule starts at 0 (as it
+            multiplies, it would stay there), or a scheduler refuses its arguments.
 
     Example:
         >>> custom_hooks = [dict(
@@ -60,9 +61,12 @@ class LossWeightHook(Hook):
 
     def before_train(self, runner) -> None:
         """Find the weights and build their schedules."""
-        weights = _weights(unwrapped_model(runner))
+        model = unwrapped_model(runner)
+        weights, unused = _weights(model), getattr(model, 'unused_terms', ())
         self.scheduled = []
         for name, configs in self.schedules.items():
+            if name.partition('.')[0] in unused:
+                continue
             with placed(f'LossWeightHook: schedules.{name}'):
                 if name not in weights:
                     raise ValueError(
@@ -71,7 +75,8 @@ class LossWeightHook(Hook):
                 owner, option = weights[name]
                 configs = [configs] if isinstance(configs, (dict, str)) else configs
                 schedule = Schedule(getattr(owner, option), configs, len(runner.train_dataloader))
-            self.scheduled.append((name, owner, option, schedule))
+            if getattr(owner, option):
+                self.scheduled.append((name, owner, option, schedule))
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         """Set the weights of this iteration."""
@@ -91,8 +96,6 @@ class Schedule:
     """
 
     def __init__(self, value: float, configs: Sequence[dict], epoch_length: int) -> None:
-        if not value:
-            raise ValueError(f'the weight is {value}: there is nothing to schedule')
         self.step = 0
         # schedulers steer an optimizer's groups: one of nothing, that has this number alone
         nothing = nn.Parameter(torch.zeros(()))

@@ -90,13 +90,14 @@ class Distiller(BaseModel):
         seed: Optional[int] = None,
         data_preprocessor: Optional[dict] = None,
     ) -> None:
-        losses = choose_terms(losses, terms)
+        listed, losses = losses, choose_terms(losses, terms)
         check_weight('task_loss_weight', task_loss_weight)
         student = copy.deepcopy(dict(student))  # some models change their config
         if data_preprocessor is not None:
             student.setdefault('data_preprocessor', data_preprocessor)
         student_model: BaseModel = MODELS.build(student)
         losses = {name: cfg for name, cfg in losses.items() if has_weight(name, cfg)}
+        unused_terms = set(listed) - set(losses)
         self_teacher = None
         if losses and teacher is not None:
             with placed('teacher'):
@@ -109,6 +110,7 @@ class Distiller(BaseModel):
         self.teacher = self_teacher
         self.task_loss_weight = task_loss_weight
         self.seed = seed
+        self.unused_terms = unused_terms
         self.state_is_kept = False  # set by DistillStateHook
         self.told: set[str] = set()  # terms of which was said that they teach nothing
         self._adopt(student_model)

@@ -3,7 +3,7 @@
 import pytest
 from mmengine.optim import LinearParamScheduler
 
-from mmkd_fm.hooks.loss_weight_hook import Schedule
+from mmkd_fm.hooks.loss_weight_hook import LossWeightHook, Schedule
 
 WARM_UP = dict(type='LinearParamScheduler', start_factor=0.25, begin=0, end=1)
 END = dict(type='MultiStepParamScheduler', milestones=[6], gamma=0, by_epoch=False)
@@ -61,13 +61,28 @@ def test_weights_scale_the_losses_and_a_resumed_run_has_those_of_the_whole(
     assert tools.differences(expected['state_dict'], got['state_dict']) == []
 
 
+def test_schedules_of_what_is_not_used_are_left_out(distill_config, make_runner, tmp_path):
+    cfg = scheduled(
+        distill_config(),
+        wttm=dict(loss_weight=END),
+        fmkt=dict(loss_weight=END, source_weight=END),
+        pkd=dict(loss_weight=END),
+    )
+    cfg.model.losses.pkd = dict(type='mmkd_fm.PKDLoss', tap='neck')
+    cfg.model.losses.wttm.loss_weight = 0
+    cfg.model.terms = ['wttm', 'fmkt']
+    runner = make_runner(cfg, tmp_path)
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, LossWeightHook))
+    hook.before_train(runner)
+    assert [name for name, *_ in hook.scheduled] == ['fmkt.loss_weight']
+
+
 REFUSED = {
     'no such weight; this model has: fmkt.loss_weight': dict(fkmt=dict(loss_weight=END)),
     'no such weight; this model has': dict(wttm=dict(theta_weight=END)),
     'wttm.loss_weight: a factor of 0 at the start': dict(
         wttm=dict(loss_weight=dict(WARM_UP, start_factor=0))
     ),
-    'fmkt.source_weight: the weight is 0': dict(fmkt=dict(source_weight=WARM_UP)),
     'wttm.loss_weight: end should be larger': dict(wttm=dict(loss_weight=dict(WARM_UP, end=0))),
     "task_loss_weight: expected .*'LinearLr'.*types: ConstantParamScheduler, Cos": dict(
         task_loss_weight=dict(type='LinearLr')
