@@ -25,7 +25,7 @@ class LossWeightHook(Hook):
     `MultiStepParamScheduler` with ``gamma=0`` ends distillation (the teacher still runs). `begin`,
     `end` and milestones are epochs, followed in iterations, unless ``by_epoch=False``. The weights
     are a function of the iteration, so that a resumed run has those of the uninterrupted one; they
-    are logged. Schedules of a weight of 0, and of a term that the config lists but does not use, are
+    are logged. Schedules of a weight of 0 and of a term that the config lists but does not use are
     left out: `terms` still chooses.
 
     Args:
