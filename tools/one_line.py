@@ -205,6 +205,10 @@ def resolve(
         cfg.merge_from_dict(dict(resume=False, load_from=None))
     methods, hooks = _methods(cfg, of_teacher)
     chosen = _choose(names or DEFAULTS.get(cfg.get('default_scope'), ['fmkt']), methods)
+    # a hook that schedules weights goes with the terms that it schedules
+    hooks = {
+        name: hook for name, hook in hooks.items() if {*hook.get('schedules', ())} <= {*chosen}
+    }
     cfg.default_hooks = ConfigDict(cfg.get('default_hooks') or {}, **hooks)
     teacher_cfg = _teacher(teacher, of_teacher, checkpoint, cfg)
     cfg.model = ConfigDict(
@@ -256,7 +260,7 @@ def _methods(cfg: 'Config', teacher: 'Config') -> tuple['ConfigDict', 'ConfigDic
 
     if cfg.get('default_scope') == 'mmpretrain':
         base = Config.fromfile(ROOT / 'configs' / '_base_' / 'distill_cls.py')
-        return base.cls_losses, base.distill_hooks
+        return base.cls_losses, base.cls_hooks
     base = Config.fromfile(ROOT / 'configs' / '_base_' / 'distill_runtime.py')
     heads, of_teacher = cfg.model.get('roi_head'), teacher.get('model', {})
     of_teacher = of_teacher.get('student', of_teacher).get('roi_head')

@@ -11,7 +11,7 @@ hard ones, is left out; so is FM-KT on stages, as there are no maps.
 """
 
 _base_ = ['mmpretrain::deit/deit-tiny_4xb256_in1k.py', '../_base_/distill_cls.py']
-default_hooks = {{_base_.distill_hooks}}
+default_hooks = {{_base_.cls_hooks}}
 model = dict(
     _delete_=True,
     type='mmkd_fm.Distiller',

@@ -9,7 +9,7 @@ KD 71.21, DIST 72.07, WTTM 72.19 (arXiv 2402.11148). Ours: not run.
 """
 
 _base_ = ['mmpretrain::resnet/resnet18_8xb32_in1k.py', '../_base_/distill_cls.py']
-default_hooks = {{_base_.distill_hooks}}
+default_hooks = {{_base_.cls_hooks}}
 model = dict(
     _delete_=True,
     type='mmkd_fm.Distiller',

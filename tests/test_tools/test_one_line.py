@@ -289,6 +289,15 @@ def test_methods_of_classifiers():
     assert set(methods) == {'kd', 'dkd', 'dist', 'ttm', 'wttm', 'fmkt', 'fmkt_stages'}
 
 
+@pytest.mark.parametrize(('chosen', 'scheduled'), [('wttm', None), ('fmkt', ['fmkt'])])
+def test_schedules_go_with_their_terms(chosen, scheduled):
+    names = [f'mmpretrain::resnet/resnet{depth}_8xb32_in1k.py' for depth in (18, 34)]
+    cfg = one_line.resolve(names[0], names[1], None, [chosen], None)
+    assert list(cfg.model.losses) == [chosen]
+    hook = cfg.default_hooks.get('weights')
+    assert (hook and list(hook.schedules)) == scheduled
+
+
 BAD = {
     'method': (['--distill', 'fmtk'], r"unknown method 'fmtk'; valid names .*: fmkt, pkd, cwd"),
     'order': (['--distill', 'x.py'], r'the config stands before --distill'),

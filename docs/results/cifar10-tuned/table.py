@@ -75,4 +75,6 @@ def methods(name, teacher):
     }
 
 
-rows = {**methods('resnet', 'resnet_4'), **methods('vgg', 'vgg')}
+# with KD in WTTM's place, to tell whose the gain is
+beside_kd = rising(row('resnet_4', 'KD + FM-KT^Theta, rising', ['kd', 'fmkt'], **kd, **fmkt))
+rows = {**methods('resnet', 'resnet_4'), **methods('vgg', 'vgg'), 'resnet_kd_fmkt_rises': beside_kd}
