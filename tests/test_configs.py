@@ -112,6 +112,15 @@ def test_there_are_configs():
 
 
 @files
+def test_scheduled_weights_are_of_listed_terms(file):
+    cfg = parse(file)
+    schedules = cfg.default_hooks.get('weights', {}).get('schedules', {})
+    # but on CIFAR-10, whose tables compare it with a constant weight
+    expected = ['fmkt'] if file.startswith(('cifar100/wttm', 'imagenet/wttm')) else []
+    assert set(expected) <= set(schedules) <= set(cfg.model.get('losses', ()))
+
+
+@files
 def test_docstring_says_what_it_is(file):
     docstring = ast.get_docstring(ast.parse((ROOT / file).read_text(encoding='utf-8')))
     assert docstring
