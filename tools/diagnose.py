@@ -4,7 +4,8 @@
 
 For a trained Distiller, with the checkpoints that its training wrote and the --cfg-options of that
 training, or for a plain model, as far as that makes sense. Without a checkpoint it looks at the
-weights that the training starts from, before any time is spent on it. It answers:
+weights that the training starts from, before any time is spent on it. Losses have the weights of
+the config, without what a LossWeightHook makes of them. It answers:
 
 - gradients: how large the gradient of each loss is on backbone, neck and head, and whether it
   agrees with that of the student's own losses; on training batches, nothing is updated;
