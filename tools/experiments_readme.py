@@ -1,4 +1,4 @@
-"""The short table of an experiment in the README, between its marks."""
+"""The short table of an experiment in a README, between its marks."""
 
 from __future__ import annotations
 

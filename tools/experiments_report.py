@@ -236,7 +236,7 @@ def draw(table: Table, runs: Sequence[dict], path: Path) -> None:
 
 
 def render(table: Table, runs: Sequence[dict]) -> list[Path]:
-    """Write page and figure, and the table in the README; nothing if there are no results.
+    """Write page and figure, and the tables in READMEs; nothing if there are no results.
 
     Returns:
         The files.
@@ -250,7 +250,7 @@ def render(table: Table, runs: Sequence[dict]) -> list[Path]:
     ]
     draw(table, runs, files[1])
     files[0].write_text(page(table, runs), encoding='utf-8')
-    readme = folder.parents[2] / 'README.md'
-    if readme.is_file() and into_readme(table, runs, readme):
-        files.append(readme)
+    for readme in (folder.parents[2] / 'README.md', folder.parent / 'README.md'):
+        if readme.is_file() and into_readme(table, runs, readme):
+            files.append(readme)
     return files

@@ -295,12 +295,13 @@ def test_the_readme_has_the_table_between_its_marks(folder, write, call):
     assert status == 1 and 'expected runs of one kind of machine' in text
 
 
-def test_the_readme_of_the_project_has_what_was_run():
+@pytest.mark.parametrize('file', ['README.md', 'docs/results/README.md'])
+def test_the_readmes_of_the_project_have_what_was_run(file):
     from experiments_readme import summary
     from experiments_record import read_results
     from experiments_table import read_table
 
-    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    readme = (ROOT / file).read_text(encoding='utf-8')
     marks = re.findall('<!-- (table: .+?) -->', readme)
     assert marks
     for mark in marks:
