@@ -22,11 +22,12 @@ class LossWeightHook(Hook):
 
     They multiply the weight of the config, as those of `param_scheduler` do the learning rate:
     `LinearParamScheduler` is a warm-up, `CosineAnnealingParamScheduler` a decay, and
-    `MultiStepParamScheduler` with ``gamma=0`` ends distillation (the teacher still runs). `begin`,
-    `end` and milestones are epochs, followed in iterations, unless ``by_epoch=False``. The weights
-    are a function of the iteration, so that a resumed run has those of the uninterrupted one; they
-    are logged. Schedules of a weight of 0 and of a term that the config lists but does not use are
-    left out: `terms` still chooses.
+    `MultiStepParamScheduler` with ``gamma=0`` ends distillation: a term whose weights are all 0 is
+    not computed, and with none left the teacher does not run, unless the student has a flow of its
+    own that a term trains. `begin`, `end` and milestones are epochs, followed in iterations, unless
+    ``by_epoch=False``. The weights are a function of the iteration, so that a resumed run has those
+    of the uninterrupted one; they are logged. Schedules of a weight of 0 and of a term that the
+    config lists but does not use are left out: `terms` still chooses.
 
     Args:
         schedules: For each term a dict of its weights (`loss_weight`, `theta_weight` and what else

@@ -33,6 +33,8 @@ from mmkd_fm.models.terms import (
     choose_terms,
     has_weight,
     named_losses,
+    no_loss,
+    weighs,
 )
 from mmkd_fm.registry import MODELS, check_options, placed
 
@@ -214,16 +216,16 @@ class Distiller(BaseModel):
             ValueError: If a term has the name of one of the student's losses, or of another's.
             FloatingPointError: If a term is not finite.
         """
-        teacher_records = {}
-        if self.teacher is not None:
+        teacher_records, active = {}, self._active()
+        if self.teacher is not None and active:
             if teacher_inputs is None:
                 raise ValueError(
                     "teacher_inputs is missing; it comes from this model's data_preprocessor with "
                     'training=True'
                 )
             teacher_records = self.teacher.forward(teacher_inputs, self.teacher_paths)
-        extractors = {stage.extractor for stage, _ in self.roi_stages.values()}
-        paths = tap_paths(self.student_taps.values())
+        extractors = {self.roi_stages[name][0].extractor for name in active & set(self.roi_stages)}
+        paths = tap_paths(self.student_taps[name] for name in active)
         with record(self.student, paths, inputs=extractors) as records:
             losses = dict(self.student(inputs, data_samples, mode='loss'))
         if self.task_loss_weight != 1:
@@ -233,6 +235,9 @@ class Distiller(BaseModel):
         terms: dict[str, Tensor] = {}
         scored: dict[tuple[RoIStage, RoIStage], Tensor] = {}
         for name, loss in self.distill_losses.items():
+            if name not in active:
+                terms[f'loss_{name}'] = no_loss(loss, inputs)
+                continue
             outputs = [read(records, self.student_taps[name], self.student)]
             self._tell_of_no_gradient(name, outputs[0])
             if name in self.roi_stages:
@@ -276,11 +281,20 @@ class Distiller(BaseModel):
                 logging.WARNING,
             )
 
+    def _active(self) -> set[str]:
+        """Names of the terms that have a weight now: a hook may have scheduled it to 0."""
+        losses = self.distill_losses.items()
+        if any(getattr(module, 'supervised', False) for module in self.student.modules()):
+            return {name for name, _ in losses}  # they give the student's own flow its gradients
+        return {name for name, loss in losses if weighs(loss)}
+
     @property
     def teacher_paths(self) -> set[str]:
         """Paths of the teacher's modules that its forward has to reach."""
-        taps = [tap for name, tap in self.teacher_taps.items() if name not in self.roi_stages]
-        return tap_paths(taps) | {stage.pyramid for _, stage in self.roi_stages.values()}
+        active = self._active()
+        scored = active & set(self.roi_stages)
+        taps = [self.teacher_taps[name] for name in active - scored]
+        return tap_paths(taps) | {self.roi_stages[name][1].pyramid for name in scored}
 
     def _score_rois(
         self, stages: tuple[RoIStage, RoIStage], records: Records, teacher_records: Records

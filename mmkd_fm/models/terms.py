@@ -83,6 +83,23 @@ def has_weight(name: str, cfg: dict) -> bool:
     return False
 
 
+def weighs(loss: nn.Module) -> bool:
+    """Whether a term has a weight that is not 0 at the moment."""
+    weights = [getattr(loss, key) for key in WEIGHTS[:3] if hasattr(loss, key)]
+    return any(weights) or not weights
+
+
+def no_loss(loss: nn.Module, like: Tensor) -> Tensor:
+    """A zero in the place of a term, which gives its parameters gradients: DDP waits for them.
+
+    Args:
+        loss: The term.
+        like: A tensor of the device and dtype.
+    """
+    zero = like.new_zeros(())
+    return sum((p.sum() * 0 for p in loss.parameters() if p.requires_grad), zero)
+
+
 def build_term(name: str, cfg: dict) -> tuple[nn.Module, Taps, Taps]:
     """Build the loss of a term and what it reads.
 

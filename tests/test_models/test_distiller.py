@@ -364,6 +364,48 @@ def test_a_zero_weight_skips_its_term_only(distiller, distill_losses, raw_batch,
 
 
 @kinds
+def test_without_a_weight_at_the_moment_the_step_is_the_plain_students(
+    distiller, plain, raw_batch, loss_of, generators, kind
+):  # as a LossWeightHook makes it; with gradients for DDP
+    model, student = distiller(kind), plain(kind)
+    student.load_state_dict(model.state_dict())
+    for loss in model.distill_losses.values():
+        for weight in {'loss_weight', 'theta_weight'} & set(vars(loss)):
+            setattr(loss, weight, 0.0)
+    runs = []
+    with counted(model.teacher.model.backbone) as calls:
+        for trained in (model, student):
+            torch.manual_seed(0)
+            loss, losses = loss_of(trained, raw_batch())
+            loss.backward()
+            gradients = {n: p.grad for n, p in trained.named_parameters() if p.requires_grad}
+            runs.append((loss, losses, gradients, generators()))
+    assert not calls
+    (loss, losses, gradients, drawn), (expected, own, of_student, drawn_alone) = runs
+    assert torch.equal(loss, expected) and drawn == drawn_alone
+    assert set(losses) - set(own) == {'loss_fmkt', 'loss_wttm', 'loss_pkd'}
+    extras = {name: gradients.pop(name) for name in set(gradients) - set(of_student)}
+    assert extras and all(g is not None and not g.any() for g in extras.values())
+    assert all(torch.equal(gradients[name], of_student[name]) for name in of_student)
+
+
+def test_a_term_that_has_no_weight_at_the_moment_is_not_computed(distiller, raw_batch, loss_of):
+    model = distiller()
+    head = model.teacher.model.bbox_head
+    head.retina_cls.bias.fill_(float('nan'))
+    model.distill_losses['wttm'].loss_weight = 0.0
+    model.distill_losses['fmkt'].loss_weight = 0.0  # its Theta term goes on
+    with counted(head) as calls:
+        losses = loss_of(model, raw_batch())[1]
+    assert not calls
+    assert losses['loss_wttm'] == 0 == losses['loss_fmkt'] and 'wttm_confidence' not in losses
+    assert losses['loss_pkd'] > 0 and losses['fmkt_steps'] > 0
+    model.distill_losses['wttm'].loss_weight = 1.0
+    with pytest.raises(FloatingPointError, match='loss_wttm'):
+        loss_of(model, raw_batch())
+
+
+@kinds
 @pytest.mark.parametrize('name', ['fmkt', 'wttm', 'pkd', 'cwd', 'mse', 'velocity', 'trained map'])
 def test_every_parameter_gets_a_gradient(
     distiller, distill_losses, raw_batch, loss_of, kind, name

@@ -231,12 +231,16 @@ def test_the_loss_compares_the_steps_that_the_head_reads(
     assert losses['fmkt_steps'] == 3
 
 
+@pytest.mark.parametrize('weight', [None, 0.0])  # as a LossWeightHook may make it
 @pytest.mark.parametrize('num_steps', [[0, 1, 2], [1, 2]])
 def test_every_parameter_has_a_gradient_at_every_draw(
-    flowed, raw_batch, loss_of, iteration, num_steps
+    flowed, raw_batch, loss_of, iteration, num_steps, weight
 ):
     """So that distributed training needs no search for unused parameters."""
     model = flowed(dict(num_steps=num_steps))
+    if weight is not None:
+        model.distill_losses['fmkt'].loss_weight = weight
+        model.distill_losses['fmkt'].theta_weight = weight
     for i in range(6):
         iteration(i)
         model.zero_grad()
