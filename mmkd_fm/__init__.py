@@ -6,6 +6,7 @@ __version__ = '0.1.0'
 
 # The windows that this version is tested with: distribution -> (at least, below, remedy).
 _SUPPORTED = {
+    'torch': ((2, 1, 0), (3, 0, 0), 'make env, or install torch 2.1 or newer'),
     'mmengine': ((0, 10, 4), (1, 0, 0), "pip install 'mmengine>=0.10.4,<1'"),
     'mmdet': ((3, 3, 0), (4, 0, 0), "pip install 'mmdet>=3.3,<4'"),
     'mmcv': (

@@ -151,14 +151,14 @@ def _check_terms(model: Distiller, state: dict) -> None:
     terms = list(model.distill_losses)
     own = {name: tensor.shape for name, tensor in model.distill_losses.state_dict().items()}
     saved = {name: tensor.shape for name, tensor in state['extras'].items()}
-    if sorted(terms) == sorted(state['terms']) and own == saved:
+    if terms == state['terms'] and own == saved:  # the optimizer's state is found by its place
         return
     other = [name for name in sorted({*own, *saved}) if own.get(name) != saved.get(name)]
     differ = f', and they differ in {other[0]}' if other else ''
     raise ValueError(
         f'the checkpoint was trained with the losses {", ".join(state["terms"]) or "none"}, this '
-        f'config has {", ".join(terms) or "none"}{differ}; resume with the same losses, or start a '
-        f'new distillation with load_from'
+        f'config has {", ".join(terms) or "none"}{differ}; resume with the same losses in the same '
+        f'order, or start a new distillation with load_from'
     )
 
 

@@ -65,6 +65,8 @@ class LossWeightHook(Hook):
         model = unwrapped_model(runner)
         weights, unused = _weights(model), getattr(model, 'unused_terms', ())
         self.scheduled = []
+        terms = [f'{name}_' for name in getattr(model, 'distill_losses', ())]
+        self.logged_as = tuple(f'train/{start}{term}' for term in terms for start in ('', 'loss_'))
         for name, configs in self.schedules.items():
             if name.partition('.')[0] in unused:
                 continue
@@ -85,6 +87,15 @@ class LossWeightHook(Hook):
             value = schedule.at(runner.iter)
             setattr(owner, option, value)
             runner.message_hub.update_scalar(f'train/{name}', value)
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Take out of the log what a term no longer gives: its last value would stay there."""
+        if not self.scheduled:
+            return
+        scalars = runner.message_hub.log_scalars
+        for key in [key for key in scalars if key.startswith(self.logged_as)]:
+            if key.partition('/')[2] not in outputs:
+                del scalars[key]
 
 
 class Schedule:

@@ -53,7 +53,6 @@ class Distiller(BaseModel):
 
     Args:
         student: Config of the student, as in its own config file.
-        teacher: Arguments of `FrozenTeacher`: config, checkpoint, input_scale and cache.
         losses: Name of each term and its config: a registered loss of (student, teacher), with
             `tap` (module path, of the teacher too unless `teacher_tap` is given) and optionally
             `index` (item of the module's output) and `teacher_index`. A loss that compares several
@@ -61,6 +60,7 @@ class Distiller(BaseModel):
             One whose forward has a parameter `data_samples` is given those of the batch. A term of
             `loss_weight` 0 is left out whole, as the log says; with none left the teacher is not
             even built.
+        teacher: Arguments of `FrozenTeacher`: config, checkpoint, input_scale and cache.
         terms: Names of the losses that are used; None uses all. So a config can list every method,
             and one line, or ``--cfg-options model.terms=[kd]``, chooses.
         task_loss_weight: Factor of the student's own losses.
@@ -71,8 +71,8 @@ class Distiller(BaseModel):
 
     Raises:
         ValueError: If a tap names no module, pyramids don't fit, a name is unknown or taken, there
-            is no loss, one has no type, an option is unknown, a weight is no finite number of at
-            least 0, or a term of weight 0 has a source term.
+            is no loss, one has no type or lacks a teacher, an option is unknown, a weight is no
+            finite number of at least 0, or a term of weight 0 has a source term.
 
     Example:
         >>> model = dict(
@@ -85,8 +85,8 @@ class Distiller(BaseModel):
     def __init__(
         self,
         student: dict,
-        teacher: Optional[dict],
         losses: dict[str, dict],
+        teacher: Optional[dict] = None,
         terms: Optional[Sequence[str]] = None,
         task_loss_weight: float = 1.0,
         seed: Optional[int] = None,
@@ -141,6 +141,12 @@ class Distiller(BaseModel):
             losses[name], self.student_taps[name], teacher_taps = build_term(name, cfg)
             if self.teacher is not None:
                 self.teacher_taps[name] = teacher_taps
+            elif 'teacher' in inspect.signature(losses[name].forward).parameters:
+                raise ValueError(
+                    f'losses.{name}: {type(losses[name]).__name__} compares with a teacher, and '
+                    f'there is none. Give the Distiller teacher=dict(config=..., checkpoint=...); '
+                    f'an OnlineDistiller takes OnlineFMKTLoss or OnlineFMKTLogitLoss'
+                )
         if not losses:
             return losses
         measured = [measure_taps(self.student, self.student_taps, 'student')]

@@ -40,7 +40,7 @@ class Flow(nn.Module):
         checkpoint: Recompute each step in the backward pass: less memory, more time.
 
     Raises:
-        ValueError: If a number of steps is negative or not whole, or a name unknown.
+        ValueError: If a number of steps or epochs is negative or not whole, or a name unknown.
 
     Example:
         >>> Flow(64, num_steps=[1, 2, 4])(torch.randn(2, 64, 32, 32)).endpoint
@@ -59,6 +59,15 @@ class Flow(nn.Module):
     ) -> None:
         super().__init__()
         self.num_steps = check_num_steps(num_steps)
+        if (
+            isinstance(warmup_epochs, bool)
+            or not isinstance(warmup_epochs, int)
+            or warmup_epochs < 0
+        ):
+            raise ValueError(
+                f'warmup_epochs must be a whole number of epochs, 0 for none, but got '
+                f'{warmup_epochs!r}'
+            )
         self.schedule = get_schedule(schedule)
         self.seed = seed
         self.warmup_epochs = warmup_epochs

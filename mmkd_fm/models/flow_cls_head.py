@@ -1,5 +1,6 @@
 """FlowClsHead: a classification head that reads the transported feature."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
@@ -92,6 +93,12 @@ class FlowClsHead(BaseModule):
             )
         with preserved_generators():  # the student's own weights are drawn as without the flow
             self.flow: Flow = build_part(dict(FLOW, **(flow or {})), 'Flow', channels=channels)
+        self._start = copy.deepcopy(self.flow.state_dict())
+
+    def init_weights(self) -> None:
+        """Initialise the wrapped head; its flow begins as built, whatever `init_cfg` says."""
+        super().init_weights()
+        self.flow.load_state_dict(self._start)
 
     def forward(self, feats: Feats) -> Tensor:
         """Logits of the transported feature, shape (N, classes).

@@ -1,5 +1,6 @@
 """FlowNeck: the transported pyramid feeds the head, in training and at inference."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
@@ -88,6 +89,12 @@ class FlowNeck(BaseModule):
                     for level in sorted(wanted)
                 }
             )
+        self._start = copy.deepcopy(self.flows.state_dict())
+
+    def init_weights(self) -> None:
+        """Initialise the wrapped neck; flows begin as built, whatever the model's `init_cfg`."""
+        super().init_weights()
+        self.flows.load_state_dict(self._start)
 
     def forward(self, inputs: Any) -> tuple[Tensor, ...]:
         """The levels that the head reads: mean estimates in place of the wrapped neck's levels.

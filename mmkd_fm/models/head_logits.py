@@ -106,6 +106,9 @@ def read_head(tapped: Tapped, loss: str) -> HeadLogits:
     objective = getattr(head, 'loss_cls', None)
     sigmoid = getattr(objective, 'use_sigmoid', getattr(head, 'use_sigmoid_cls', None))
     maps = channels and all(level.channels % channels == 0 for level in tapped.levels)
+    priors = getattr(getattr(head, 'prior_generator', None), 'num_base_priors', ())
+    if channels and len(priors) == len(tapped.levels):  # a box's sides may be so many too
+        maps = [level.channels for level in tapped.levels] == [n * channels for n in priors]
     if not tapped.levels or not maps or sigmoid is None:
         raise ValueError(
             f'{loss} needs the classification scores of a dense head, maps of A x classes channels '

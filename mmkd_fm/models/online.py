@@ -1,9 +1,6 @@
 """OnlineDistiller: distillation without a teacher (OFM-KT, arXiv 2402.02012)."""
 
-import inspect
 from typing import Any
-
-from torch import nn
 
 from mmkd_fm.models.distiller import Distiller
 from mmkd_fm.registry import MODELS
@@ -33,14 +30,3 @@ class OnlineDistiller(Distiller):
 
     def __init__(self, student: dict, losses: dict[str, dict], **kwargs: Any) -> None:
         super().__init__(student=student, teacher=None, losses=losses, **kwargs)
-
-    def _build_losses(self, configs: dict[str, dict]) -> dict[str, nn.Module]:
-        for name, cfg in configs.items():
-            loss = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
-            if loss is not None and 'teacher' in inspect.signature(loss.forward).parameters:
-                raise ValueError(
-                    f'losses.{name}: {loss.__name__} compares with a teacher, and an '
-                    f'OnlineDistiller has none. Use OnlineFMKTLoss or OnlineFMKTLogitLoss, or a '
-                    f'Distiller'
-                )
-        return super()._build_losses(configs)

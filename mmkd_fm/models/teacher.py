@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, Optional, Union
@@ -86,7 +87,7 @@ class FrozenTeacher:
         self.model.requires_grad_(False)
         self.model.eval()
 
-    def load(self, device: Union[str, torch.device], dtype: Optional[torch.dtype] = None) -> None:
+    def load(self, device: Union[str, torch.device]) -> None:
         """Read the weights, strictly, and move the teacher to ``device``.
 
         Raises:
@@ -95,7 +96,7 @@ class FrozenTeacher:
         """
         state = _read_state_dict(self.checkpoint)
         _load_strictly(self.model, state, self.checkpoint)
-        self.model.to(device=device, dtype=dtype)
+        self.model.to(device)
         self.is_loaded = True
         self._changed()
 
@@ -285,7 +286,15 @@ def _read_state_dict(checkpoint: Optional[str]) -> dict[str, Tensor]:
             f'where there is a network and {remedy}'
         ) from error
     state: Any = loaded.get('state_dict', loaded)
-    return {name[7:] if name.startswith('module.') else name: t for name, t in state.items()}
+    return _renamed(state, {name: name.removeprefix('module.') for name in state})
+
+
+def _renamed(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """What ``names`` lists under its new names, with the versions of the modules that saved it."""
+    renamed = OrderedDict((new, state[name]) for name, new in names.items())
+    versions = getattr(state, '_metadata', {})
+    renamed._metadata = OrderedDict((k.removeprefix('module.'), v) for k, v in versions.items())
+    return renamed
 
 
 def _load_strictly(model: nn.Module, state: dict[str, Tensor], checkpoint: str) -> None:
@@ -298,12 +307,11 @@ def _load_strictly(model: nn.Module, state: dict[str, Tensor], checkpoint: str) 
             f"model's, such as {foreign[0]!r}",
             'current',
         )
-    state = {k: v for k, v in state.items() if k not in foreign}
+    state = _renamed(state, {k: k for k in state if k not in foreign})
     reshaped = [k for k, v in state.items() if k in own and v.shape != own[k].shape]
     # the model's own load hooks may rename old keys, so ask it for the rest
-    result = model.load_state_dict(
-        {k: v for k, v in state.items() if k not in reshaped}, strict=False
-    )
+    fitting = _renamed(state, {k: k for k in state if k not in reshaped})
+    result = model.load_state_dict(fitting, strict=False)
     missing = [k for k in result.missing_keys if k not in reshaped]
     if not (missing or reshaped or result.unexpected_keys):
         return

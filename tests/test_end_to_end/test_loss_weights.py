@@ -56,6 +56,10 @@ def test_weights_scale_the_losses_and_a_resumed_run_has_those_of_the_whole(
         [0.5, 1.0, 1.5] + [2.0] * 9
     )
     assert [line['loss_wttm'] == 0 for line in lines.values()] == [False] * 6 + [True] * 6
+    given = [
+        [name in line for line in lines.values()] for name in ('wttm_divergence', 'fmkt_steps')
+    ]
+    assert given == [[True] * 6 + [False] * 6, [True] * 12]  # no old values of what has ended
     assert tools.differences({i: lines[i] for i in again}, again) == [] and min(again) == 5
     expected, got = (tools.load(run / 'epoch_3.pth') for run in (straight, resumed))
     assert tools.differences(expected['state_dict'], got['state_dict']) == []

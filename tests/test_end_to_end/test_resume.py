@@ -149,9 +149,9 @@ def test_the_config_that_a_resumed_run_leaves_can_be_tested(distilled, make_runn
     assert left == plain and 'coco/bbox_mAP' in left
 
 
-@pytest.mark.parametrize('terms', [['fmkt'], ['wttm']], ids=''.join)
+@pytest.mark.parametrize('terms', [['fmkt'], ['wttm'], ['wttm', 'fmkt']], ids='-'.join)
 def test_other_losses_are_refused(distilled, make_runner, tmp_path, terms):
-    """Those without parameters too."""
+    """Those without parameters too, and another order: the optimizer's state goes by places."""
     file = distilled.work_dir / 'epoch_1.pth'
     runner = make_runner(distilled.cfg, tmp_path, resume=file, **{'model.terms': terms})
     with pytest.raises(ValueError, match=f'with the losses fmkt, wttm, this config has {terms[0]}'):

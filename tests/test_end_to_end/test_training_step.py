@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.utils import parameters_to_vector
@@ -54,12 +54,14 @@ def test_extras_do_not_shrink_the_students_gradients(
     assert (expected == got) == apart
 
 
-def test_extras_are_clipped_by_a_norm_of_their_own():
+@pytest.mark.parametrize('several', [False, True])
+def test_extras_are_clipped_by_a_norm_of_their_own(several):
     """Student and extras move by the greatest norm each, not by one for both."""
     model = nn.ModuleDict({'student': nn.Linear(3, 2), EXTRAS: nn.Linear(2, 4)})
     sgd = torch.optim.SGD(model.parameters(), lr=1.0)
     wrapper = OptimWrapper(sgd, clip_grad=dict(max_norm=0.5))
-    ClipApartHook().before_train(SimpleNamespace(model=model, optim_wrapper=wrapper))
+    whole = OptimWrapperDict(detector=wrapper) if several else wrapper
+    ClipApartHook().before_train(SimpleNamespace(model=model, optim_wrapper=whole))
     before = {name: parameters_to_vector(part.parameters()) for name, part in model.items()}
     wrapper.update_params(sum(1e3 * vector.square().sum() for vector in before.values()))
     for name, part in model.items():

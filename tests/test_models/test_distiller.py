@@ -726,6 +726,16 @@ def test_misspelt_options_are_told(distiller, cfg, message):
     assert re.search(message, str(error.value))
 
 
+def test_a_loss_that_lacks_its_teacher_is_told(detectors, build):
+    config = dict(type='mmkd_fm.Distiller', student=detectors['retinanet'](), losses=dict(pkd=PKD))
+    message = (
+        r'losses\.pkd: PKDLoss compares with a teacher, and there is none\. Give the Distiller'
+    )
+    for absent in ({}, dict(teacher=None)):
+        with pytest.raises(ValueError, match=message):
+            build(dict(config, **absent))
+
+
 def test_misspelt_options_of_the_teacher_are_told(distiller):
     message = r"teacher: FrozenTeacher has no option 'input_scal'; did you mean 'input_scale'\?"
     with pytest.raises(ValueError, match=message):

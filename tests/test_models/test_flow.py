@@ -138,6 +138,12 @@ def test_numbers_of_steps_that_are_none_are_refused(num_steps):
         Flow(4, num_steps=num_steps)
 
 
+@pytest.mark.parametrize('warmup_epochs', [-1, 1.5, '2', None, True])
+def test_epochs_of_a_warm_up_that_are_none_are_refused(warmup_epochs):
+    with pytest.raises(ValueError, match='warmup_epochs must be a whole number of epochs, 0 for'):
+        Flow(4, warmup_epochs=warmup_epochs)
+
+
 def test_unknown_names_list_the_valid_ones():
     with pytest.raises(ValueError, match="unknown schedule 'euler'; valid names: .*rectified"):
         Flow(4, schedule='euler')

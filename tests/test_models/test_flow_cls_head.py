@@ -244,6 +244,17 @@ def classifier(width=4, pooled=True, flow=None, **options):
     )
 
 
+def test_the_flow_begins_as_built_whatever_the_classifiers_init_cfg(build):
+    config = dict(classifier(pooled=False, flow={}), init_cfg=dict(type='Kaiming', layer='Conv2d'))
+    model = build(config).eval()
+    model.init_weights()
+    feats = model.backbone(torch.randn(2, 3, 32, 32))
+    expected = model.head.classify(feats[-1])
+    torch.testing.assert_close(model.head(feats), expected, rtol=0, atol=1e-6)
+    model.head.flow.meta_encoder.conv2.weight.data.fill_(0.1)
+    assert (model.head(feats) - expected).abs().max() > 1e-3
+
+
 @pytest.fixture
 def images():
     rng = np.random.default_rng(0)

@@ -185,6 +185,18 @@ def test_at_inference_under_autocast_the_levels_have_the_necks_dtype(neck):
     assert [level.dtype for level in outputs] == [torch.float32] * 2 + [torch.bfloat16] * 2
 
 
+@pytest.mark.parametrize('encoder', ['DepthwiseMetaEncoder', 'ConvMetaEncoder'])
+def test_flows_begin_as_built_whatever_the_detectors_init_cfg(detectors, build, encoder):
+    config = wrap(detectors['retinanet'](), flow=dict(meta_encoder=dict(type=encoder)))
+    config.init_cfg = dict(type='Kaiming', layer='Conv2d')
+    model = build(config).eval()
+    wrapped = model.neck.neck.lateral_convs[0].conv.weight.clone()
+    model.init_weights()
+    x = model.backbone(torch.randn(1, 3, 64, 64))
+    assert not torch.equal(model.neck.neck.lateral_convs[0].conv.weight, wrapped)
+    assert all(map(torch.equal, model.neck(x), model.neck.neck(x)))
+
+
 # In a detector, drawn to a teacher by an FMKTLoss.
 
 

@@ -2,7 +2,7 @@ import copy
 import os
 import pickle
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 
 import pytest
 import torch
@@ -383,6 +383,18 @@ def test_keys_that_zoo_files_hold_besides_are_ignored_and_logged(
 def test_keys_of_a_parallel_model_are_read(state, load_state, teacher):
     prefixed = {f'module.{name}': value for name, value in state.items()}
     assert load_state(prefixed).fingerprint() == teacher.fingerprint()
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_modules_see_the_version_that_the_file_was_saved_with(state, load_state, teacher, prefix):
+    """Old files of batch norms have no counters; in a newer one a missing counter is an error."""
+    counter = next(name for name in state if name.endswith('num_batches_tracked'))
+    kept = {f'{prefix}{name}': value for name, value in state.items() if name != counter}
+    assert load_state(kept).is_loaded  # no version: as from before there were any
+    versioned = OrderedDict(kept)
+    versioned._metadata = {f'{prefix}{counter.rpartition(".")[0]}': dict(version=2)}
+    with pytest.raises(ValueError, match=f'missing: {counter}'):
+        load_state(versioned)
 
 
 def test_casts_reach_it_once_it_is_loaded(distiller):

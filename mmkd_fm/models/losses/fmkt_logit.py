@@ -50,7 +50,7 @@ class FMKTLogitLoss(nn.Module):
         metric: Config of the metric: any registered loss of (student, teacher) logits.
         label_weight: Weight of the cross-entropy with the labels in each step; with 0 no labels
             are needed.
-        theta_weight: Weight of the Theta term, 0 switches it off.
+        theta_weight: Weight of the Theta term, 0 switches it off. None is 1.
         pair_ratio: Share of the batch that is compared with its own teacher; the other teachers
             are permuted among themselves (pair decoupling), labels are not. 1 permutes none.
         loss_weight: Weight of the flow loss; the Distiller leaves the whole term out where it is 0.
@@ -72,7 +72,7 @@ class FMKTLogitLoss(nn.Module):
         flow: Union[dict, str, None] = None,
         metric: dict = dict(type='mmkd_fm.DISTLoss'),  # noqa: B006 (read only)
         label_weight: float = 1.0,
-        theta_weight: float = 1.0,
+        theta_weight: Optional[float] = None,
         pair_ratio: float = 1.0,
         loss_weight: float = 1.0,
     ) -> None:
@@ -83,7 +83,7 @@ class FMKTLogitLoss(nn.Module):
         self.flow_cfg = flow or {}
         self.metric = build_metric(metric)
         self.label_weight = label_weight
-        self.theta_weight = theta_weight
+        self.theta_weight = 1.0 if theta_weight is None else theta_weight
         self.pair_ratio = pair_ratio
         self.loss_weight = loss_weight
 

@@ -1,5 +1,6 @@
 """Logit losses: compare the class logits of two classifiers or dense heads, row by row."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Optional, Union
@@ -23,6 +24,12 @@ from mmkd_fm.models.losses.dense import ANCHORS, NORMALISERS, WEIGHTINGS, DenseR
 Output = Union[Tensor, Sequence[Tensor], dict[str, Sequence[Tensor]]]
 Samples = Optional[Sequence[BaseDataElement]]
 Ignore = Union[Tensor, Sequence[Tensor], None]
+
+
+DENSE_OPTIONS = (
+    *('form', 'weighting', 'threshold', 'normaliser', 'ignore_padding', 'anchors', 'levels'),
+)
+"""Options that say how the locations of dense heads are chosen, read and weighed."""
 
 
 class LogitLoss(nn.Module, ABC):
@@ -136,7 +143,8 @@ class LogitLoss(nn.Module, ABC):
         """Check that the rows of both correspond, and find out what their logits are.
 
         Raises:
-            ValueError: If they don't correspond, or are those of a classifier of several labels.
+            ValueError: If they don't correspond, are those of a classifier of several labels, or
+                of classifiers with options of dense heads.
         """
         self.connected = True
         name = type(self).__name__
@@ -148,9 +156,25 @@ class LogitLoss(nn.Module, ABC):
             return
         for one in tapped:
             check_single_label(one, name)
+        self._refuse_dense_options()
         classes = [getattr(t.module, 'num_classes', None) for t in tapped]
         if all(isinstance(c, int) for c in classes):
             check_classes(*classes, self.class_map, name)
+
+    def _refuse_dense_options(self) -> None:
+        """Classifiers have no locations to choose or weigh."""
+        defaults = {
+            name: parameter.default
+            for kind in reversed(type(self).__mro__)
+            for name, parameter in inspect.signature(kind.__init__).parameters.items()
+        }
+        defaults['form'] = self.forms[0]
+        changed = [key for key in DENSE_OPTIONS if getattr(self, key) != defaults[key]]
+        if changed:
+            raise ValueError(
+                f'{type(self).__name__}: {", ".join(changed)} would be ignored, since the logits '
+                f'of classifiers are compared image by image; they are for dense heads'
+            )
 
     def forward(
         self,

@@ -175,6 +175,25 @@ def test_classifiers_of_other_classes_are_refused_before_any_batch(module):
         module().connect(classifier('student'), classifier('teacher', 4))
 
 
+@pytest.mark.parametrize(
+    'option',
+    [
+        dict(form='background_softmax'),
+        dict(weighting='none'),
+        dict(threshold=0.3),
+        dict(normaliser='rows'),
+        dict(ignore_padding=False),
+        dict(anchors='max'),
+        dict(levels=[0]),
+    ],
+    ids=str,
+)
+def test_options_of_dense_heads_are_refused_for_classifiers(option):
+    (name,) = option
+    with pytest.raises(ValueError, match=f'KDLoss: {name} would be ignored'):
+        KDLoss(**option).connect(classifier('student'), classifier('teacher'))
+
+
 # heads of mmpretrain
 
 

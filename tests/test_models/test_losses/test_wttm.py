@@ -164,6 +164,18 @@ def test_a_head_without_an_index_is_refused(head):
         WTTMLoss().connect(head(levels=()), head('teacher', levels=()))
 
 
+@pytest.mark.parametrize('num_classes', [1, 2, 3, 4])
+def test_boxes_are_not_taken_for_scores(head, num_classes):
+    """Four sides an anchor divide by so many classes, or by twice as many."""
+    strides = head().module.prior_generator.strides
+    boxes = tuple(Level(9 * 4, stride) for stride, _ in strides)
+    if num_classes == 4:  # as many channels as scores: nothing tells them apart
+        WTTMLoss().connect(*(head(levels=boxes, num_classes=4) for _ in range(2)))
+        return
+    with pytest.raises(ValueError, match="tap='bbox_head', index=0; but got"):
+        WTTMLoss().connect(*(head(levels=boxes, num_classes=num_classes) for _ in range(2)))
+
+
 def test_a_teacher_that_sees_nothing_gives_a_finite_loss(wttm):
     student, teacher = scores(), [torch.full_like(x, -1e4) for x in scores()]
     loss = wttm()(student, teacher)['loss']
