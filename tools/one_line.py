@@ -26,8 +26,14 @@ from resumed import check_resumed
 if TYPE_CHECKING:
     from mmengine.config import Config, ConfigDict
 
-DEFAULTS = {'mmpretrain': ['wttm']}
-"""Terms of `--distill` where it is left out; all others have FM-KT, which fits any two pyramids."""
+FITS_ANY = ['fmkt']
+"""Terms of `--distill` where it is left out: FM-KT fits any two pyramids."""
+
+OF_GFL = ['fmkt_cwd', 'wttm', 'wttm_boxes']
+"""Of two GFL heads of the same classes and bins, as docs/results/bccd-gfl.md measures it."""
+
+OF_CLASSIFIERS = ['wttm', 'fmkt']
+"""Of classifiers: docs/results/cifar10-tuned.md."""
 
 OF_DISTILLER = ('student', 'teacher', 'losses', 'terms', 'task_loss_weight', 'seed')
 """Parts of the Distiller's config that options may change."""
@@ -50,8 +56,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         metavar='NAME',
         help='methods: fmkt (default), pkd and cwd for any two detectors; wttm, ttm, kd, dkd, dist '
-        'where both heads are of one family, wttm_boxes, kd_boxes and fmkt_cwd too where they are '
-        'GFL-type; of classifiers wttm (default), kd, dkd, dist, ttm, fmkt, fmkt_stages',
+        'where both heads are of one kind; fmkt_cwd, wttm_boxes and kd_boxes too of GFL heads '
+        '(default of two such: fmkt_cwd wttm wttm_boxes); of classifiers wttm and fmkt (default), '
+        'kd, dkd, dist, ttm, fmkt_stages',
     )
 
 
@@ -204,7 +211,7 @@ def resolve(
     if cfg.get('resume'):  # left there by a resumed training of the plain student
         cfg.merge_from_dict(dict(resume=False, load_from=None))
     methods, hooks = _methods(cfg, of_teacher)
-    chosen = _choose(names or DEFAULTS.get(cfg.get('default_scope'), ['fmkt']), methods)
+    chosen = _choose(names or _default(cfg, of_teacher), methods)
     # a hook that schedules weights goes with the terms that it schedules
     hooks = {
         name: hook for name, hook in hooks.items() if {*hook.get('schedules', ())} <= {*chosen}
@@ -274,6 +281,18 @@ def _methods(cfg: 'Config', teacher: 'Config') -> tuple['ConfigDict', 'ConfigDic
         return base.feature_losses, base.distill_hooks
     of_bins = 'loss_dfl' in head  # GFL-type heads predict distributions of boxes
     return (base.gfl_losses if of_bins else base.dense_losses), base.distill_hooks
+
+
+def _default(cfg: 'Config', teacher: 'Config') -> list[str]:
+    """Names of the methods where none are asked for."""
+    if cfg.get('default_scope') == 'mmpretrain':
+        return OF_CLASSIFIERS
+    of_teacher = teacher.get('model', {})
+    of_teacher = of_teacher.get('student', of_teacher)
+    heads = [model.get('bbox_head') or {} for model in (cfg.model, of_teacher)]
+    of_bins = all('loss_dfl' in head for head in heads)
+    same = all(heads[0].get(key) == heads[1].get(key) for key in ('type', 'num_classes', 'reg_max'))
+    return OF_GFL if of_bins and same else FITS_ANY
 
 
 def _choose(names: Sequence[str], methods: dict) -> list[str]:

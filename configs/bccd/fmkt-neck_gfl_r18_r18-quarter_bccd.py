@@ -1,9 +1,10 @@
-"""FM-KT with the flow at inference (the authors' form) on BCCD, GFL R18 -> R18 of a quarter.
+r"""FM-KT with the flow at inference (the authors' form) on BCCD, GFL R18 -> R18 of a quarter.
 
 Measured by us, with CWD as the metric: docs/results/bccd-gfl.md. Train the teacher
 first, with gfl_r18_bccd.py.
 
-    python tools/train.py configs/bccd/fmkt-neck_gfl_r18_r18-quarter_bccd.py
+    python tools/train.py configs/bccd/fmkt-neck_gfl_r18_r18-quarter_bccd.py \
+        --cfg-options model.losses.fmkt.metric.type=mmkd_fm.CWDLoss
     python tools/test.py configs/bccd/fmkt-neck_gfl_r18_r18-quarter_bccd.py CKPT --nfe 1 2 4 8
 """
 

@@ -39,10 +39,9 @@ class LossWeightHook(Hook):
             multiplies, it would stay there), or a scheduler refuses its arguments.
 
     Example:
-        >>> custom_hooks = [dict(
-        ...     type='mmkd_fm.LossWeightHook',
-        ...     schedules=dict(fmkt=dict(theta_weight=dict(
-        ...         type='LinearParamScheduler', start_factor=0.001, begin=0, end=1))))]
+        >>> rise = dict(type='LinearParamScheduler', start_factor=0.001, begin=0, end=1)
+        >>> default_hooks = dict(_base_.distill_hooks, weights=dict(
+        ...     type='mmkd_fm.LossWeightHook', schedules=dict(fmkt=dict(theta_weight=rise))))
     """
 
     priority = 'VERY_HIGH'  # before hooks that look at the model

@@ -147,7 +147,7 @@ def test_a_config_in_pure_python_is_exported(lazy, monkeypatch):
     cfg = Config.fromfile(lazy / 'out' / 'lazy.py')
     assert sorted(cfg.default_hooks) == ['checkpoint', 'logger']
     assert cfg.default_hooks.checkpoint.interval == 3
-    state = torch.load(lazy / 'out' / 'student.pth', weights_only=False)['state_dict']
+    state = torch.load(lazy / 'out' / 'student.pth', weights_only=True)['state_dict']
     MODELS.build(cfg.model).load_state_dict(state, strict=True)
 
 

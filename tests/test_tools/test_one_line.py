@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.hub import get_config
 
 import mm_tool
 import one_line
@@ -282,6 +283,39 @@ def test_no_images_to_check_the_teacher_on(run, capsys):
     with pytest.raises(SystemExit):
         run('--distill', 'pkd', '--check-teacher', '0')
     assert "expected a number of images, 1 or more, got '0'" in capsys.readouterr().err
+
+
+GFL = 'mmdet::gfl/gfl_r{}_fpn_{}_coco.py'
+RESNET = 'mmpretrain::resnet/resnet{}_8xb32_in1k.py'
+DEFAULTS = {
+    'two GFL': (GFL.format(50, '1x'), GFL.format(101, 'ms-2x'), ['fmkt_cwd', 'wttm', 'wttm_boxes']),
+    'another head': (
+        GFL.format(50, '1x'),
+        'mmdet::vfnet/vfnet_r101_fpn_1x_coco.py',
+        ['fmkt'],
+    ),
+    'no bins': (
+        'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+        'mmdet::retinanet/retinanet_r101_fpn_1x_coco.py',
+        ['fmkt'],
+    ),
+    'classifiers': (RESNET.format(18), RESNET.format(34), ['wttm', 'fmkt']),
+}
+
+
+@pytest.mark.parametrize(('student', 'teacher', 'expected'), DEFAULTS.values(), ids=DEFAULTS)
+def test_the_default_is_what_was_measured_where_it_fits(student, teacher, expected):
+    cfg = one_line.resolve(student, teacher)
+    assert list(cfg.model.losses) == expected
+
+
+@pytest.mark.parametrize('option', [dict(num_classes=3), dict(reg_max=8)])
+def test_gfl_heads_of_other_outputs_are_not_compared_by_default(option, tmp_path):
+    teacher = get_config(GFL.format(101, 'ms-2x'))
+    teacher.model.bbox_head.update(option)
+    teacher.dump(tmp_path / 'teacher.py')
+    cfg = one_line.resolve(GFL.format(50, '1x'), str(tmp_path / 'teacher.py'), 'teacher.pth')
+    assert list(cfg.model.losses) == ['fmkt']
 
 
 def test_methods_of_classifiers():

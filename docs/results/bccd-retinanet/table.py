@@ -7,7 +7,7 @@ location of a dense head belongs to a RoI, so of Faster R-CNN only features are 
 pyramids have 64 channels; `project` maps them all the same.
 """
 
-title = 'BCCD: GFL or Faster R-CNN R18 teaches RetinaNet R18 of a quarter of the width, 16 epochs'
+title = 'BCCD: Faster R-CNN R18 teaches RetinaNet R18 of a quarter of the width, 16 epochs'
 metric = 'coco/bbox_mAP'
 seeds = [0, 1, 2, 3, 4]
 baselines = ['plain', 'pkd_faster_low']
