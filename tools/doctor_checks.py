@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from setup_env import NEWEST_PYTHON, OLDEST_PYTHON, Plan, default_torch, dotted, torchvision_for
 from setup_mmcv import CV2_REMEDY, MMCV
@@ -21,6 +21,7 @@ BUILD_MMCV = (
 
 # name -> at least, below, remedy
 WINDOWS = {
+    'torch': ((2, 1, 0), (3, 0, 0), 'make env'),
     'mmcv': ((2, 0, 0), (2, 2, 0), BUILD_MMCV),
     'mmengine': ((0, 10, 4), (1, 0, 0), f"{PIP} install 'mmengine>=0.10.7,<1'"),
     'mmdet': ((3, 3, 0), (4, 0, 0), f"{PIP} install 'mmdet>=3.3,<4'"),
@@ -90,14 +91,13 @@ def python_version(facts: Facts) -> Finding:
 
 
 def torch_works(facts: Facts) -> Finding:
-    """Torch is there and imports."""
+    """Torch is there, new enough, and imports."""
     plan = Plan(default_torch(facts.python), facts.python)
     remedy = f'{PIP} install {shlex.join(plan.torch_set)}'
     if facts.imports.get('torch'):
         return Finding('broken', f'torch does not import: {facts.imports["torch"]}', remedy)
-    if not facts.versions['torch']:
-        return Finding('broken', 'torch is not installed', remedy)
-    return OK
+    window = version_window('torch')(facts)
+    return window if window is OK else replace(window, remedy=remedy)
 
 
 def numpy_matches(facts: Facts) -> Finding:

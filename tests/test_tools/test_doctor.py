@@ -123,6 +123,7 @@ def test_a_good_environment_has_no_findings():
     [
         (replace(GOOD, python=(3, 13)), 'python_version', 'warning', 'got 3.13', 'Python 3.9 to'),
         (with_versions(torch=''), 'torch_works', 'broken', 'not installed', 'torch==2.1.2'),
+        (with_versions(torch='2.0.1'), 'torch_works', 'broken', 'got 2.0.1', 'torch==2.1.2'),
         (
             replace(with_versions(torch=''), python=(3, 12)),
             'torch_works',
