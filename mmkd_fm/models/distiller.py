@@ -124,6 +124,9 @@ class Distiller(BaseModel):
             # that of the CPU alone: torch.manual_seed would also seed CUDA's when that is set up
             torch.default_generator.manual_seed(_run_seed() if seed is None else seed)
             self.add_module(EXTRAS, nn.ModuleDict(self._build_losses(losses)))
+        self.supervises_flow = any(
+            getattr(module, 'supervised', False) for module in self.student.modules()
+        )
         self.register_load_state_dict_post_hook(_after_load)
 
     def _adopt(self, student: BaseModel) -> None:
@@ -289,10 +292,9 @@ class Distiller(BaseModel):
 
     def _active(self) -> set[str]:
         """Names of the terms that have a weight now: a hook may have scheduled it to 0."""
-        losses = self.distill_losses.items()
-        if any(getattr(module, 'supervised', False) for module in self.student.modules()):
-            return {name for name, _ in losses}  # they give the student's own flow its gradients
-        return {name for name, loss in losses if weighs(loss)}
+        if self.supervises_flow:  # terms give the student's own flow its gradients
+            return set(self.distill_losses)
+        return {name for name, loss in self.distill_losses.items() if weighs(loss)}
 
     @property
     def teacher_paths(self) -> set[str]:
