@@ -30,7 +30,7 @@ FITS_ANY = ['fmkt']
 """Terms of `--distill` where it is left out: FM-KT fits any two pyramids."""
 
 OF_GFL = ['fmkt_cwd', 'wttm', 'wttm_boxes']
-"""Of two GFL heads of the same classes and bins, as docs/results/bccd-gfl.md measures it."""
+"""Of two GFL heads of the same classes, bins and places: docs/results/bccd-gfl.md."""
 
 OF_CLASSIFIERS = ['wttm', 'fmkt']
 """Of classifiers: docs/results/cifar10-tuned.md."""
@@ -291,7 +291,8 @@ def _default(cfg: 'Config', teacher: 'Config') -> list[str]:
     of_teacher = of_teacher.get('student', of_teacher)
     heads = [model.get('bbox_head') or {} for model in (cfg.model, of_teacher)]
     of_bins = all('loss_dfl' in head for head in heads)
-    same = all(heads[0].get(key) == heads[1].get(key) for key in ('type', 'num_classes', 'reg_max'))
+    alike = ('type', 'num_classes', 'reg_max', 'anchor_generator')
+    same = all(heads[0].get(key) == heads[1].get(key) for key in alike)
     return OF_GFL if of_bins and same else FITS_ANY
 
 

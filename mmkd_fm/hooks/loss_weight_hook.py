@@ -89,7 +89,7 @@ class LossWeightHook(Hook):
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Take out of the log what a term no longer gives: its last value would stay there."""
-        if not self.scheduled:
+        if not self.scheduled or outputs is None:
             return
         scalars = runner.message_hub.log_scalars
         for key in [key for key in scalars if key.startswith(self.logged_as)]:

@@ -37,7 +37,8 @@ def choose_terms(losses: dict[str, dict], terms: Optional[Sequence[str]]) -> dic
     return {name: losses[name] for name in terms}
 
 
-WEIGHTS = ('loss_weight', 'theta_weight', 'source_weight', 'label_weight')
+OF_LOSSES = ('loss_weight', 'theta_weight', 'source_weight')
+WEIGHTS = (*OF_LOSSES, 'label_weight')  # the last is a part of what loss_weight multiplies
 """Options of a term that are factors of losses."""
 
 
@@ -85,7 +86,7 @@ def has_weight(name: str, cfg: dict) -> bool:
 
 def weighs(loss: nn.Module) -> bool:
     """Whether a term has a weight that is not 0 at the moment."""
-    weights = [getattr(loss, key) for key in WEIGHTS[:3] if hasattr(loss, key)]
+    weights = [getattr(loss, key) for key in OF_LOSSES if hasattr(loss, key)]
     return any(weights) or not weights
 
 
@@ -97,7 +98,7 @@ def no_loss(loss: nn.Module, like: Tensor) -> Tensor:
         like: A tensor of the device and dtype.
     """
     zero = like.new_zeros(())
-    return sum((p.sum() * 0 for p in loss.parameters() if p.requires_grad), zero)
+    return sum(((0 * p).sum() for p in loss.parameters() if p.requires_grad), zero)
 
 
 def build_term(name: str, cfg: dict) -> tuple[nn.Module, Taps, Taps]:

@@ -309,10 +309,14 @@ def test_the_default_is_what_was_measured_where_it_fits(student, teacher, expect
     assert list(cfg.model.losses) == expected
 
 
-@pytest.mark.parametrize('option', [dict(num_classes=3), dict(reg_max=8)])
+@pytest.mark.parametrize(
+    'option',
+    [dict(num_classes=3), dict(reg_max=8), dict(anchor_generator=dict(strides=[4, 8, 16, 32, 64]))],
+    ids=str,
+)
 def test_gfl_heads_of_other_outputs_are_not_compared_by_default(option, tmp_path):
     teacher = get_config(GFL.format(101, 'ms-2x'))
-    teacher.model.bbox_head.update(option)
+    teacher.merge_from_dict(dict(model=dict(bbox_head=option)))
     teacher.dump(tmp_path / 'teacher.py')
     cfg = one_line.resolve(GFL.format(50, '1x'), str(tmp_path / 'teacher.py'), 'teacher.pth')
     assert list(cfg.model.losses) == ['fmkt']
