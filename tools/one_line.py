@@ -32,8 +32,8 @@ FITS_ANY = ['fmkt']
 OF_GFL = ['fmkt_cwd', 'wttm', 'wttm_boxes']
 """Of two GFL heads of the same classes, bins and places: docs/results/bccd-gfl.md."""
 
-OF_CLASSIFIERS = ['wttm', 'fmkt']
-"""Of classifiers: docs/results/cifar10-tuned.md."""
+OF_CLASSIFIERS = ['wttm']
+"""Of classifiers, whose last feature need be no map."""
 
 OF_DISTILLER = ('student', 'teacher', 'losses', 'terms', 'task_loss_weight', 'seed')
 """Parts of the Distiller's config that options may change."""
@@ -57,8 +57,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar='NAME',
         help='methods: fmkt (default), pkd and cwd for any two detectors; wttm, ttm, kd, dkd, dist '
         'where both heads are of one kind; fmkt_cwd, wttm_boxes and kd_boxes too of GFL heads '
-        '(default of two such: fmkt_cwd wttm wttm_boxes); of classifiers wttm and fmkt (default), '
-        'kd, dkd, dist, ttm, fmkt_stages',
+        '(default of two such: fmkt_cwd wttm wttm_boxes); of classifiers wttm (default), '
+        'kd, dkd, dist, ttm, fmkt, fmkt_stages',
     )
 
 

@@ -299,7 +299,7 @@ DEFAULTS = {
         'mmdet::retinanet/retinanet_r101_fpn_1x_coco.py',
         ['fmkt'],
     ),
-    'classifiers': (RESNET.format(18), RESNET.format(34), ['wttm', 'fmkt']),
+    'classifiers': (RESNET.format(18), RESNET.format(34), ['wttm']),
 }
 
 
