@@ -13,7 +13,6 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmkd_fm.generators import preserved_generators
-from mmkd_fm.models.alignment import left_out
 from mmkd_fm.models.preprocessor import TwoViewPreprocessor, common_part
 from mmkd_fm.models.probe import Measured, measure_taps, without_modules
 from mmkd_fm.models.roi import RoIStage, rescale, stages_of
@@ -29,11 +28,14 @@ from mmkd_fm.models.teacher import FrozenTeacher
 from mmkd_fm.models.terms import (
     build_term,
     check_finite,
+    check_names,
     check_weight,
     choose_terms,
+    describe,
     has_weight,
     named_losses,
     no_loss,
+    takes_data_samples,
     weighs,
 )
 from mmkd_fm.registry import MODELS, check_options, placed
@@ -167,7 +169,7 @@ class Distiller(BaseModel):
             if hasattr(loss, 'connect'):
                 with placed(f'losses.{name}'):  # flows are built there
                     loss.connect(*tapped)
-            print_log(f'distillation {name}: {_describe(loss, tapped)}', 'current')
+            print_log(f'distillation {name}: {describe(loss, tapped)}', 'current')
         return losses
 
     def init_weights(self) -> None:
@@ -259,17 +261,10 @@ class Distiller(BaseModel):
                 views = inputs.shape[-2:], teacher_inputs.shape[-2:]
                 tapped = self.teacher_tapped[name]
                 outputs.append(common_part(output, tapped, *views, self.teacher.input_scale))
-            more = dict(data_samples=data_samples) if _takes_data_samples(loss) else {}
+            more = dict(data_samples=data_samples) if takes_data_samples(loss) else {}
             named = named_losses(name, loss(*outputs, **more))
-            _refuse_taken(name, named, terms)
+            check_names(name, named, terms, losses)
             terms.update(named)
-        taken = sorted(set(terms) & set(losses))
-        if taken:
-            raise ValueError(
-                f'the student has losses named {", ".join(taken)} itself; rename the distillation '
-                f'terms, whose names are prefixed with "loss_" (the student has: '
-                f'{", ".join(losses)})'
-            )
         check_finite(terms, teacher_records)
         losses.update(terms)
         return losses
@@ -378,27 +373,6 @@ def _run_seed() -> int:
     seeds = [torch.initial_seed()]
     broadcast_object_list(seeds)
     return seeds[0]
-
-
-def _takes_data_samples(loss: nn.Module) -> bool:
-    return 'data_samples' in inspect.signature(loss.forward).parameters
-
-
-def _refuse_taken(name: str, losses: dict[str, Tensor], others: dict[str, Tensor]) -> None:
-    """Refuse names that other terms have taken: one of the two would be lost."""
-    taken = sorted(set(losses) & set(others))
-    if taken:
-        raise ValueError(
-            f'losses.{name} gives {", ".join(taken)}, which another term gives already (the Theta '
-            f"term of 'fmkt', say, is 'fmkt_theta'); rename one of the two"
-        )
-
-
-def _describe(loss: nn.Module, tapped: Sequence[Measured]) -> str:
-    """What is compared with what."""
-    names = [' and '.join(map(str, t.values())) if isinstance(t, dict) else str(t) for t in tapped]
-    rest = left_out(*tapped, loss.pairs) if len(tapped) == 2 and hasattr(loss, 'pairs') else ''
-    return ' <- '.join(names) + (f'; left out: {rest}' if rest else '')
 
 
 def _after_load(distiller: Distiller, incompatible) -> None:

@@ -1,14 +1,17 @@
 """The terms of a distillation: which are used, what they read, and what they return."""
 
 import difflib
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Optional, Union
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmkd_fm.models.alignment import left_out
+from mmkd_fm.models.probe import Measured
 from mmkd_fm.models.taps import TAP_OPTIONS, Records, Taps, make_taps, tensors
 from mmkd_fm.registry import build_part, placed
 
@@ -131,6 +134,23 @@ def build_term(name: str, cfg: dict) -> tuple[nn.Module, Taps, Taps]:
         return build_part(cfg, 'Loss', beside=TAP_OPTIONS), student, teacher
 
 
+def describe(loss: nn.Module, tapped: Sequence[Measured]) -> str:
+    """What a term compares with what.
+
+    Args:
+        loss: The term, connected.
+        tapped: What its taps were measured to be, of the student and of the teacher if it has one.
+    """
+    names = [' and '.join(map(str, t.values())) if isinstance(t, dict) else str(t) for t in tapped]
+    rest = left_out(*tapped, loss.pairs) if len(tapped) == 2 and hasattr(loss, 'pairs') else ''
+    return ' <- '.join(names) + (f'; left out: {rest}' if rest else '')
+
+
+def takes_data_samples(loss: nn.Module) -> bool:
+    """Whether a term is given the batch's samples."""
+    return 'data_samples' in inspect.signature(loss.forward).parameters
+
+
 def named_losses(name: str, term: Union[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
     """What a loss returned, under the names of its term.
 
@@ -146,6 +166,32 @@ def named_losses(name: str, term: Union[Tensor, dict[str, Tensor]]) -> dict[str,
         f'loss_{name}{key[4:]}' if key.startswith('loss') else f'{name}_{key}': value
         for key, value in term.items()
     }
+
+
+def check_names(
+    name: str, given: Collection[str], others: Collection[str], of_student: Collection[str]
+) -> None:
+    """Refuse names that another term or the student has: one of the two would be lost.
+
+    Args:
+        name: Of the term.
+        given: Names that it gives.
+        others: Those that other terms gave.
+        of_student: Those of the student's own losses.
+
+    Raises:
+        ValueError: If one is taken.
+    """
+    if taken := sorted(set(given) & set(others)):
+        raise ValueError(
+            f'losses.{name} gives {", ".join(taken)}, which another term gives already (the Theta '
+            f"term of 'fmkt', say, is 'fmkt_theta'); rename one of the two"
+        )
+    if taken := sorted(set(given) & set(of_student)):
+        raise ValueError(
+            f'the student has losses named {", ".join(taken)} itself; rename losses.{name}, whose '
+            f'name is prefixed with "loss_" (the student has: {", ".join(of_student)})'
+        )
 
 
 def check_finite(terms: dict[str, Tensor], teacher: Records) -> None:
