@@ -105,7 +105,7 @@ def transport(
     z, losses, estimates, velocities = x, [], [], []
     total = None
     for time in times:
-        t = time.expand(len(x))
+        t = time.expand(x.shape[0])  # not len(x), which a trace would keep
         if states is not None:
             z = states(t)
         if checkpoint and torch.is_grad_enabled():

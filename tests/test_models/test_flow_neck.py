@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmkd_fm.functional import draw_num_steps, pkd_loss, transport
-from mmkd_fm.models import FlowedPyramid, FlowNeck
+from mmkd_fm.models import FlowedPyramid, FlowNeck, meta_encoders
 
 FPN = dict(type='FPN', in_channels=[4, 8, 16], out_channels=6, num_outs=4)
 
@@ -175,6 +175,25 @@ def test_a_half_precision_model_gives_maps_near_those_of_float32(neck, encoder, 
         moved_by = (theirs - source).norm() / source.norm()
         assert moved_by > 0.03
         assert (ours.float() - theirs).norm() / theirs.norm() < moved_by / 4
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+@pytest.mark.parametrize('solver', ['euler', 'midpoint', 'heun'])
+@pytest.mark.parametrize(
+    'encoder', sorted(name for name in dir(meta_encoders) if name.endswith('MetaEncoder'))
+)
+def test_a_traced_neck_serves_images_of_other_sizes(neck, encoder, solver):
+    """As an export to ONNX needs it: nothing of the traced image's size is kept."""
+    flow = dict(meta_encoder=dict(type=encoder))
+    model = neck(nfe=3, solver=solver, flow=flow).eval().requires_grad_(False)
+    for parameter in model.flows.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    traced = torch.jit.trace(lambda *levels: model(levels), maps(), check_trace=False)
+    others = [torch.randn(3, x.shape[1], x.shape[2] + 3, 2 * x.shape[3] + 1) for x in maps()]
+    plain = model.neck(others)
+    for output, expected, source in zip(traced(*others), model(others), plain):
+        assert (expected - source).norm() > 0.01 * source.norm()
+        torch.testing.assert_close(output, expected)
 
 
 def test_at_inference_under_autocast_the_levels_have_the_necks_dtype(neck):
