@@ -616,6 +616,22 @@ def test_extras_begin_as_their_init_cfg_says(distiller, detectors, build, distil
         assert torch.equal(value, model.state_dict()[name]), name
 
 
+@pytest.mark.parametrize('kind', ['retinanet', 'gfl'])
+def test_neck_and_head_may_begin_as_the_teachers(distiller, detectors, teachers, kind):
+    """As docs/practice.md says it, with what MMEngine has for it."""
+    student = detectors[kind](width=12, channels=24)
+    for part in ('neck', 'bbox_head'):
+        checkpoint = teachers[kind]['checkpoint']
+        student[part].init_cfg = dict(type='Pretrained', prefix=part, checkpoint=checkpoint)
+    model = distiller(kind, student=student, losses=dict(pkd=PKD))
+    model.state_is_kept = True
+    model.init_weights()
+    taught = model.teacher.model.state_dict()
+    for name, parameter in model.student.named_parameters():
+        inherited = torch.equal(parameter, taught[name])
+        assert inherited == (not name.startswith('backbone')), name
+
+
 def test_building_leaves_the_seed_of_gpus_alone(distiller, monkeypatch):
     """It waits until they are set up, where a later one would replace that of the run."""
     seeds = []
