@@ -27,7 +27,7 @@ help:
 	@echo '             to be compiled; a second when it is there already)'
 	@echo 'make demo    trains a small detector with and without distillation, makes a report'
 	@echo '             (minutes on a CPU)'
-	@echo 'make test    all tests (15 to 25 min on two cores; without the slow ones:'
+	@echo 'make test    all tests (15 to 20 min on two cores; without the slow ones:'
 	@echo "             make test ARGS='-m \"not slow\"')"
 	@echo 'make lint    ruff check and ruff format --check (a second)'
 	@echo
@@ -46,7 +46,8 @@ demo: env
 
 test: env
 	$(call need,pytest,pytest>=7.4)
-	$(PY) -m pytest $(ARGS)
+	$(call need,xdist,pytest-xdist>=3.5)
+	$(PY) -m pytest -n logical --maxprocesses 4 --dist loadscope $(ARGS)
 
 lint: $(if $(PYTHON),,env)
 	$(call need,ruff,ruff==0.17.5)

@@ -92,7 +92,12 @@ setup(
     ],
     extras_require={
         'imagenet': ['mmpretrain>=1.2'],  # and torchvision, left out for the same reason
-        'dev': ['pytest>=7.4', 'ruff==0.17.5', 'scikit-learn'],  # the last for mmdet's PAA
+        'dev': [
+            'pytest>=7.4',
+            'pytest-xdist[psutil]>=3.5',
+            'ruff==0.17.5',
+            'scikit-learn',  # for mmdet's PAA
+        ],
     },
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,

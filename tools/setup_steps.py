@@ -99,6 +99,7 @@ def run_step(command: list[str], log: Path, env: dict[str, str] | None = None) -
             time.sleep(1)  # for ninja, which has to end its compilers: they are groups of their own
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # whoever is left
+            process.wait()
             raise
     if process.returncode != 0:
         lines = read_from(log, offset).splitlines()[-20:]
