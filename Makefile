@@ -3,7 +3,8 @@
 .NOTPARALLEL:
 .PHONY: help env demo test lint
 
-BASE_PYTHON ?= python3
+# an environment that is there keeps its Python
+BASE_PYTHON ?= $(or $(shell test -x $(VENV)/bin/python && echo $(VENV)/bin/python),python3)
 PYTHON ?=
 TORCH ?=
 ARGS ?=

@@ -45,6 +45,27 @@ def test_a_python_outside_the_window_is_named_with_the_remedy(python):
 
 
 @pytest.mark.parametrize(
+    'target, kept', [(None, False), ('no such file', False), (sys.executable, True)]
+)
+def test_make_keeps_the_python_of_an_environment(tmp_path, target, kept):
+    """An environment made with BASE_PYTHON needs no BASE_PYTHON from then on."""
+    if target is not None:
+        (tmp_path / 'bin').mkdir()
+        (tmp_path / 'bin/python').symlink_to(target)
+    command = ['make', '-n', 'env', f'VENV={tmp_path}']
+    given = ('MAKEFLAGS', 'MAKEOVERRIDES', 'BASE_PYTHON', 'PYTHON', 'TORCH')  # of `make test`
+    variables = {name: value for name, value in os.environ.items() if name not in given}
+    for more, expected in [
+        ([], f'{tmp_path}/bin/python' if kept else 'python3'),
+        (['BASE_PYTHON=python3.10'], 'python3.10'),
+    ]:
+        printed = subprocess.run(
+            command + more, cwd=ROOT, env=variables, capture_output=True, text=True, check=True
+        )
+        assert printed.stdout.split()[:2] == [expected, 'tools/setup_env.py'], printed.stdout
+
+
+@pytest.mark.parametrize(
     'torch, python, message',
     [
         ('2.1.2', (3, 12), r'no wheels for Python 3\.12.*TORCH=2\.13\.0'),
