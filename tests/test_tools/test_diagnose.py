@@ -646,7 +646,8 @@ def test_the_start_has_the_weights_of_a_runs_seed(trained):
     bias = first['bbox_head.retina_cls.bias']
     torch.testing.assert_close(bias.sigmoid(), torch.full_like(bias, 0.01))
     cfg.load_from = str(trained / 'iter_3.pth')
-    loaded, saved = load_subject(cfg, None, 'cpu').model.state_dict(), torch.load(cfg.load_from)
+    loaded = load_subject(cfg, None, 'cpu').model.state_dict()
+    saved = torch.load(cfg.load_from, weights_only=False)
     assert all(torch.equal(loaded[key], value) for key, value in saved['state_dict'].items())
 
 
@@ -718,7 +719,7 @@ WRONG = {
 
 @pytest.mark.parametrize('mistake', WRONG)
 def test_mistakes_are_explained(trained, mistake, tmp_path, capsys):
-    loaded = torch.load(trained / 'iter_3.pth')
+    loaded = torch.load(trained / 'iter_3.pth', weights_only=False)
     torch.save(dict(state_dict=loaded['state_dict'], meta={}), trained / 'exported.pth')
     Config(dict(default_scope='mmdet')).dump(trained / 'data_only.py')
     arguments, expected = copy.deepcopy(WRONG[mistake])
