@@ -61,6 +61,17 @@ def test_with_0_steps_it_is_the_plain_head(flowed, feature):
     assert not torch.equal(flowed(nfe=1)((feature,)), head((feature,)))
 
 
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+@pytest.mark.parametrize('nfe', [0, 1, 4])
+def test_a_traced_head_serves_other_batches_and_sizes(flowed, feature, nfe):
+    """As an export to ONNX needs it."""
+    head = flowed(nfe=nfe).requires_grad_(False)
+    traced = torch.jit.trace(lambda x: head((x,)), feature, check_trace=False)
+    other = torch.randn(5, CHANNELS, 7, 5)
+    torch.testing.assert_close(traced(other), head((other,)))
+    assert torch.equal(head((other,)), flowed(nfe=0)((other,))) == (nfe == 0)
+
+
 def test_at_the_start_it_is_the_plain_head(flowed, feature):
     torch.testing.assert_close(
         flowed(moved=False, nfe=8)((feature,)), flowed(nfe=0)((feature,)), rtol=1e-6, atol=1e-6
