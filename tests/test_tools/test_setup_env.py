@@ -52,7 +52,7 @@ def test_make_keeps_the_python_of_an_environment(tmp_path, target, kept):
     if target is not None:
         (tmp_path / 'bin').mkdir()
         (tmp_path / 'bin/python').symlink_to(target)
-    command = ['make', '-n', 'env', f'VENV={tmp_path}']
+    command = ['make', '-n', '--no-print-directory', 'env', f'VENV={tmp_path}']
     given = ('MAKEFLAGS', 'MAKEOVERRIDES', 'BASE_PYTHON', 'PYTHON', 'TORCH')  # of `make test`
     variables = {name: value for name, value in os.environ.items() if name not in given}
     for more, expected in [
