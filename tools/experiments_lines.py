@@ -19,6 +19,7 @@ class Line:
         row: Name of its row.
         variant: Name of its own way of testing; None for the table's.
         label: What readers call it.
+        group: Lines of another are not compared with it.
         values: Seed -> metric in percent.
         seconds: Seconds of an iteration, of each run whose log has it.
     """
@@ -26,6 +27,7 @@ class Line:
     row: str
     variant: str | None
     label: str
+    group: str | None
     values: dict[int, float]
     seconds: list[float]
 
@@ -57,17 +59,19 @@ def lines_of(table: Table, runs: Sequence[dict], evaluation: str) -> list[Line]:
             }
             times = [run['seconds_per_iteration'] for run in own if run['seconds_per_iteration']]
             if values:
-                lines.append(Line(row.name, variant, label, values, times))
+                lines.append(Line(row.name, variant, label, row.group, values, times))
     return lines
 
 
 def show_difference(difference: Difference | None) -> str:
-    """'+1.2 (+0.3 to +2.1)', or that there is no interval: of one seed, or seeds of one fold."""
+    """'+1.2 (+0.3 to +2.1)', or why there is no interval: one seed, one fold, or all agree."""
     if difference is None:
         return '-'
     if difference.half is None:
         one = 'seed' if len(difference.seeds) == 1 else 'fold'
         return f'{difference.mean:+.2f} (one {one}: no interval)'
+    if difference.half < 1e-9:  # values are rounded: no certainty
+        return f'{difference.mean:+.2f} (in each: no interval)'
     low, high = difference.mean - difference.half, difference.mean + difference.half
     return f'{difference.mean:+.2f} ({low:+.2f} to {high:+.2f})'
 
@@ -79,10 +83,10 @@ def baselines_of(table: Table, lines: Sequence[Line]) -> list[Line]:
 
 
 def difference_cells(table: Table, line: Line, baselines: Sequence[Line]) -> list[str]:
-    """A line minus each baseline; nothing where it is that one."""
+    """A line minus each baseline; nothing where it is that one, or one of another group."""
     differences = [paired_difference(line.values, base.values, table.folds) for base in baselines]
     return [
-        '' if line is base else show_difference(difference)
+        '' if line is base or line.group != base.group else show_difference(difference)
         for base, difference in zip(baselines, differences)
     ]
 

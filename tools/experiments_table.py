@@ -47,6 +47,7 @@ class Row:
         options: All its options, those common to the table among them.
         teacher: Name of its teacher; None if it has none.
         variants: Further ways to test its checkpoint, name -> options.
+        group: Rows of another group are not compared with it; None is one too.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Row:
     options: dict
     teacher: str | None
     variants: dict[str, dict]
+    group: str | None
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Table:
         metric: Name of the metric that is compared.
         scale: What it is multiplied with to be in percent.
         seeds: Seeds of each row.
-        baselines: Rows that all others are compared with.
+        baselines: Rows that all others of their group are compared with.
         teachers: Teachers by name.
         rows: Rows by name, in their order.
         evaluations: Tests of each checkpoint, name -> options; none, or 'validation' without
@@ -264,13 +266,15 @@ def _teacher(name: str, part: dict, common: dict) -> Teacher:
 
 
 def _row(name: str, part: dict, common: dict) -> Row:
-    known(f'parts of row {name!r}', part, ['config', 'options', 'teacher', 'label', 'evaluations'])
+    parts = ['config', 'options', 'teacher', 'label', 'evaluations', 'group']
+    known(f'parts of row {name!r}', part, parts)
     config, options = _config(f'row {name!r}', part, common)
     variants = {variant: flat(own) for variant, own in part.get('evaluations', {}).items()}
     for variant, own in variants.items():
         _check_name(variant)
         as_arguments(own)
-    return Row(name, part.get('label', name), config, options, part.get('teacher'), variants)
+    label, teacher, group = part.get('label', name), part.get('teacher'), part.get('group')
+    return Row(name, label, config, options, teacher, variants, group)
 
 
 def _config(who: str, part: dict, common: dict) -> tuple[str, dict]:

@@ -260,6 +260,24 @@ def test_page_and_figure(folder, write, call):
     assert figure.read_bytes()[:4] == b'\x89PNG'
 
 
+def test_rows_of_another_group_are_not_compared(folder, write, call):
+    text = TABLE.replace("label='plain student'", "label='plain student', group='small'")
+    (folder / 'table.py').write_text(text)
+    for row, values in VALUES.items():
+        for seed, value in enumerate(values):
+            write(row, seed, value)
+    assert call('--render')[0] == 0
+    assert '| pkd | 3 | 43.00, 43.00, 46.00 | 44.00 ± 1.73 |  | 0.250 |' in page_of(folder)
+
+
+def test_equal_differences_have_no_interval(folder, write, call):
+    for seed, value in enumerate(VALUES['plain']):
+        write('plain', seed, value)
+        write('pkd', seed, value + 0.01)
+    assert call('--render')[0] == 0
+    assert '| +1.00 (in each: no interval) | 0.250 |' in page_of(folder)
+
+
 def test_the_readme_has_the_table_between_its_marks(folder, write, call):
     for row, values in VALUES.items():
         for seed, value in enumerate(values):
@@ -392,7 +410,7 @@ def test_seeds_take_turns_on_folds(folder, write, call):
     assert call('--render')[0] == 0
     page = page_of(folder)
     # differences 1, 3, 3, 1: 2 in both folds. Between the seeds of a fold: 2, 4 and 4, 2.
-    assert '+2.00 (+2.00 to +2.00)' in page
+    assert '+2.00 (in each: no interval)' in page
     deviation = math.sqrt((2**2 + 4**2 + 4**2 + 2**2) / 2 / 4)
     assert f'{deviation:.2f} (4 degrees of freedom)' in page
     assert f'one training each, by that: {deviation / math.sqrt(2):.2f}.' in page

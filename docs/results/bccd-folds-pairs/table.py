@@ -124,7 +124,7 @@ def methods(student):
             student, 'FlowNeck without a teacher', 'flowneck_gfl_', {}, 'model.neck', [2, 4, 8]
         ),
     )
-    return {f'{student}_{name}': row for name, row in rows.items()}
+    return {f'{student}_{name}': dict(row, group=student) for name, row in rows.items()}
 
 
 rows = {**methods('r18'), **methods('mobilenetv2')}
