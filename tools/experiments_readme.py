@@ -48,6 +48,8 @@ def summary(table: Table, runs: Sequence[dict], rows: Sequence[str] = ()) -> str
                 f'fewer than {ENOUGH} seeds or are not declared; there are {", ".join(shown)}'
             )
         lines = [line for line in lines if line.row in rows]
+    groups = {line.group for line in lines}
+    baselines = [base for base in baselines if base.group in groups]
     header = ['student', 'seeds', f'{table.shown[0]}, mean ± s.d.']
     header += [f'minus {base.label}' for base in baselines]
     cells = []
