@@ -203,6 +203,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend within the windows of ``x``, shape (N, C, H, W); the result is like ``x``."""
         (n, _, height, width), side = x.shape, self.window_size
+        # rounded up without a negative number, whose division ONNX would round another way
         rows, columns = ((length + side - 1) // side for length in (height, width))
         padding = (0, columns * side - width, 0, rows * side - height)
         qkv = self.qkv(x)

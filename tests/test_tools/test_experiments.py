@@ -261,6 +261,10 @@ def test_page_and_figure(folder, write, call):
 
 
 def test_rows_of_another_group_are_not_compared(folder, write, call):
+    from experiments_readme import summary
+    from experiments_record import read_results
+    from experiments_table import read_table
+
     text = TABLE.replace("label='plain student'", "label='plain student', group='small'")
     (folder / 'table.py').write_text(text)
     for row, values in VALUES.items():
@@ -268,6 +272,10 @@ def test_rows_of_another_group_are_not_compared(folder, write, call):
             write(row, seed, value)
     assert call('--render')[0] == 0
     assert '| pkd | 3 | 43.00, 43.00, 46.00 | 44.00 ± 1.73 |  | 0.250 |' in page_of(folder)
+    table = read_table(folder)
+    runs = read_results(table)
+    assert 'minus plain student' in summary(table, runs, ['plain', 'pkd'])
+    assert 'minus' not in summary(table, runs, ['pkd'])
 
 
 def test_equal_differences_have_no_interval(folder, write, call):
