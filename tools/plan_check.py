@@ -158,8 +158,8 @@ class Conformance:
         if differing:
             raise Failed(
                 f'{what} differ at {", ".join(differing[:4])}; the student must be a function of '
-                f'its weights, the batch and the global generators: nothing may be drawn or '
-                f'counted while it is built, or in a forward in eval mode'
+                f'its weights, the batch and the global generators: no module may count its '
+                f'calls or have a generator of its own'
             )
 
     def _checkpoint(self) -> str:

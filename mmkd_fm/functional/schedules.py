@@ -157,7 +157,7 @@ class VESchedule(Schedule):
     """Variance exploding: ``alpha_t = 1``, ``sigma_t = a sqrt(b^(2 (1 - t)) - 1)``.
 
     The state ends in ``X^S + sigma_0 X^T``, which is not the teacher; the estimates are. The form
-    that is published for FM-KT, ``alpha_t = a (b / a)^t`` and ``sigma_t = 1``, has a velocity
+    that others give for FM-KT, ``alpha_t = a (b / a)^t`` and ``sigma_t = 1``, has a velocity
     without a teacher in it; docs/fmkt.md derives this one.
 
     Args:

@@ -16,7 +16,7 @@ class OnlineDistiller(Distiller):
     Args:
         student: As for the Distiller.
         losses: As for the Distiller; a loss is called with what its tap gave.
-        **kwargs: As for the Distiller: task_loss_weight, seed, data_preprocessor.
+        **kwargs: As for the Distiller: terms, task_loss_weight, seed, data_preprocessor.
 
     Raises:
         ValueError: As for the Distiller, and if a loss compares with a teacher.

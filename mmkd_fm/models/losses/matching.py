@@ -60,8 +60,9 @@ class VelocityMatching(nn.Module):
     """Compares each step's velocity with the target velocity to the mapped teacher T(X^T).
 
     T is BatchNorm and a 1x1 convolution to the student's channels, as in the authors' code. Trained
-    by the flow loss it has a trivial solution, T(X^T) -> 0 and v -> X^S, which takes the detector
-    with it; so T is frozen as it was drawn unless `train_teacher_map` asks for the authors' form.
+    by the flow loss it has a trivial solution, T(X^T) -> 0 and v -> X^S, after which a head that
+    reads the end of the flow is given nothing; so T is frozen as it was drawn unless
+    `train_teacher_map` asks for the authors' form.
     The metric must see the size of the velocity (`MSELoss`, not `PKDLoss`), or X^S - v is anything.
 
     Args:
