@@ -54,6 +54,13 @@ def check_logits(
     Raises:
         ValueError: If the shapes differ or are not of two dimensions, or the weight's is another.
     """
+    if student.ndim == teacher.ndim == 2 and len(student) != len(teacher):
+        raise ValueError(
+            f'{name} compares logits of the same samples, but got {len(student)} of the student '
+            f'and {len(teacher)} of the teacher. A head that is given a part of the batch, as one '
+            f"of mmpretrain's MultiTaskHead where samples lack its label, can only be distilled "
+            f'where all have one'
+        )
     if student.ndim != 2 or student.shape != teacher.shape:
         raise ValueError(
             f'{name} compares logits of shape (N, C) of the same samples and classes, but got '

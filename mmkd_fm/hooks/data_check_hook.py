@@ -46,19 +46,20 @@ class DataCheckHook(Hook):
         """
         dataset = runner.train_dataloader.dataset
         name = getattr(dataset, 'ann_file', None) or type(dataset).__name__
+        classes = getattr(dataset, 'metainfo', {}).get('classes')
         model = unwrapped_model(runner)
         num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
         if len(dataset) == 0:
             filtered = (
                 f'Either the file lists none, or all are without boxes of the classes '
-                f'{dataset.metainfo.get("classes")} and filter_cfg.filter_empty_gt leaves them '
+                f'{classes} and filter_cfg.filter_empty_gt leaves them '
                 f'out; check ann_file and metainfo.classes'
             )
             remedy = filtered if num_classes is None else 'The file lists none; check ann_file'
             raise ValueError(f'{name}: no image to train on. {remedy}')
         if num_classes is not None:
-            _check_classes(runner, dataset.metainfo.get('classes'), num_classes, name)
-        _check_names(runner, model, getattr(dataset, 'metainfo', {}).get('classes'), name)
+            _check_classes(runner, classes, num_classes, name)
+        _check_names(runner, model, classes, name)
         loader = runner.cfg.get('train_dataloader')
         if not hasattr(dataset, 'get_data_info') or _is_read_elsewhere(loader):
             return

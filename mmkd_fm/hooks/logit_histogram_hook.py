@@ -80,7 +80,7 @@ def draw(title: str, values: dict[str, Tensor]) -> np.ndarray:
     for axes, (name, value) in zip(
         figure.subplots(1, len(values), squeeze=False)[0], values.items()
     ):
-        value = value.float().cpu().numpy()
+        value = value.double().cpu().numpy()  # in float32 50 bins of nearly equal values are none
         value = value[np.isfinite(value)]
         axes.hist(value, bins=50)
         if len(value):  # on a linear scale the background would hide the objects

@@ -75,7 +75,7 @@ def _why_not(model: nn.Module, runner) -> Optional[str]:
         return f'{type(model).__name__} has none; take the hook out of default_hooks'
     if runner.val_loop is None:
         return 'the config has no validation (val_dataloader, val_evaluator, val_cfg)'
-    classes = runner.val_dataloader.dataset.metainfo.get('classes')
+    classes = getattr(runner.val_dataloader.dataset, 'metainfo', {}).get('classes')
     if classes is not None and len(classes) != teacher.num_classes:
         return (
             f'it has {teacher.num_classes} classes, the validation set {len(classes)}, so '

@@ -190,7 +190,10 @@ class Distiller(BaseModel):
         self.load_teacher()
         self.student.init_weights()
         with preserved_generators():
-            torch.default_generator.manual_seed(_run_seed() if self.seed is None else self.seed)
+            seed = _run_seed() if self.seed is None else self.seed
+            torch.default_generator.manual_seed(seed)
+            if torch.cuda.is_initialized():  # the runner has moved them there
+                torch.cuda.manual_seed(seed)
             _init_weights(self.distill_losses)
         self._is_init = True
 
@@ -305,7 +308,8 @@ class Distiller(BaseModel):
         """Logits of the teacher's box head for the RoIs that the student's has scored."""
         of_student, of_teacher = stages
         rois = rescale(of_student.rois(records), self.teacher.input_scale)
-        scores = of_teacher.score(self.teacher.model, teacher_records, rois)
+        images = of_student.num_images(records)
+        scores = of_teacher.score(self.teacher.model, teacher_records, rois, images)
         teacher_records.setdefault(of_teacher.head, []).append((scores, ()))  # to be checked
         return scores
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Optional, Union
 
 from mmengine.model import BaseModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd_fm.generators import preserved_generators
@@ -164,6 +164,14 @@ class FlowClsHead(BaseModule):
                 raise
             return getattr(self.head, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # what a hook replaces in the wrapped head alone, such as its loss, is replaced there
+        head = self.__dict__.get('_modules', {}).get('head')
+        if _has(head, name) and not _has(self, name):
+            setattr(head, name, value)
+        else:
+            super().__setattr__(name, value)
+
 
 FLOW = dict(
     type='mmkd_fm.Flow',
@@ -172,6 +180,11 @@ FLOW = dict(
     num_steps=8,
 )
 """What FM-KT takes for logits."""
+
+
+def _has(module: Optional[nn.Module], name: str) -> bool:
+    """Whether a module itself has an attribute or a child of this name."""
+    return module is not None and (name in vars(module) or name in module._modules)
 
 
 def _check_head(head: Any) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmkd_fm.functional import Transport
 from mmkd_fm.generators import preserved_generators
 from mmkd_fm.models.flow import Flow, check_inference
+from mmkd_fm.models.probe import where_it_runs
 from mmkd_fm.registry import MODELS, build_part
 
 
@@ -158,7 +159,11 @@ def _output_channels(neck: nn.Module, in_channels: list[int]) -> list[int]:
     """Channels of the maps that the neck gives, from one small forward."""
     neck.eval()
     sizes = [2 ** (len(in_channels) - i) for i in range(len(in_channels))]
-    maps = tuple(torch.zeros(1, c, 4 * s, 4 * s) for c, s in zip(in_channels, sizes))
-    channels = [level.shape[1] for level in neck(maps)]
+
+    def channels(device: torch.device) -> list[int]:
+        shapes = [(1, c, 4 * s, 4 * s) for c, s in zip(in_channels, sizes)]
+        return [x.shape[1] for x in neck(tuple(torch.zeros(s, device=device) for s in shapes))]
+
+    found = where_it_runs(neck, channels)
     neck.train()
-    return channels
+    return found

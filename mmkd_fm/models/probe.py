@@ -1,7 +1,9 @@
 """Measures what taps give, on a built model, by one small forward that leaves no trace."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Union
+from itertools import product
+from typing import Any, TypeVar, Union
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ pixels, group norms more than one value). All are multiples of all strides but t
 for classifiers of that size alone."""
 
 Measured = Union[Tapped, dict[str, Tapped]]
+_Result = TypeVar('_Result')
 
 
 def measure_taps(
@@ -40,7 +43,8 @@ def measure_taps(
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        records, size = _probe(model, {p for p, s in stages.items() if s is None}, owner)
+        paths = {path for path, stage in stages.items() if stage is None}
+        records, size = where_it_runs(model, lambda device: _probe(model, paths, owner, device))
     finally:
         for module, mode in training.items():
             module.training = mode
@@ -64,16 +68,39 @@ def without_modules(measured: dict[str, Measured]) -> dict[str, Measured]:
     }
 
 
+def where_it_runs(module: nn.Module, forward: Callable[[torch.device], _Result]) -> _Result:
+    """What a forward gives on the CPU, or else on the GPU: some operators have no form for a CPU.
+
+    Args:
+        module: It is on the CPU, and is left there.
+        forward: Called with the device that the module is on.
+    """
+    try:
+        return forward(torch.device('cpu'))
+    except Exception:
+        if not torch.cuda.is_available():
+            raise
+    try:
+        module.cuda()
+        return forward(torch.device('cuda', torch.cuda.current_device()))
+    finally:
+        module.cpu()
+
+
 @torch.no_grad()
-def _probe(model: nn.Module, paths: set[str], owner: str) -> tuple[Records, int]:
+def _probe(
+    model: nn.Module, paths: set[str], owner: str, device: torch.device
+) -> tuple[Records, int]:
     """What is recorded at ``paths`` for a blank image, and its side in pixels."""
     if not paths:
         return {}, _SIZES[0]
     found = None  # what a size gave by which some levels look alike
-    for size in _SIZES:
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    counts = dict.fromkeys([3 if mean is None else len(mean), 3])  # of channels: 1 of grey images
+    for channels, size in product(counts, _SIZES):
         if found and size % (2 * found[1]):  # no multiple of the strides that are looked for
             continue
-        image = torch.zeros(1, 3, size, size)
+        image = torch.zeros(1, channels, size, size, device=device)
         with record(model, paths) as records:
             try:
                 model(image, mode='tensor')  # to its end, so that a module called twice is seen
@@ -87,11 +114,13 @@ def _probe(model: nn.Module, paths: set[str], owner: str) -> tuple[Records, int]
     if found:
         return found
     missed = sorted(path for path, calls in records.items() if not calls)
+    of_device = ' (where it has an operator that a CPU has not, build it where a GPU is)'
     raise ValueError(
         f'the {owner} ({type(model).__name__}) does not get as far as {", ".join(missed)} on a '
         f'blank image of {", ".join(map(str, _SIZES))} pixels without labels (of the last: '
         f'{type(reason).__name__}: {reason}). Such modules can not be '
         f"tapped; tap 'neck' or 'backbone', or of a two-stage detector 'roi_head.bbox_head'"
+        + (of_device if 'cpu' in str(reason).lower() and device.type == 'cpu' else '')
     ) from reason
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Optional
 import torch
 from torch import Tensor, nn
 
-from mmkd_fm.models.taps import Records, find_module
+from mmkd_fm.models.taps import Records, find_module, tensors
 
 if TYPE_CHECKING:
     from mmkd_fm.models.probe import Measured
@@ -58,16 +58,37 @@ class RoIStage:
         inputs, _ = records[self.extractor][0]
         return inputs[1].detach()
 
+    def num_images(self, records: Records) -> int:
+        """How many images the RoIs were cut from.
+
+        Args:
+            records: The inputs of `extractor`.
+        """
+        inputs, _ = records[self.extractor][0]
+        return len(tensors(inputs[0])[0])
+
     @torch.no_grad()
-    def score(self, model: nn.Module, records: Records, rois: Tensor) -> Tensor:
+    def score(self, model: nn.Module, records: Records, rois: Tensor, num_images: int) -> Tensor:
         """Class scores of RoIs, shapes (M, 5) to (M, classes + 1).
 
         Args:
             model: The detector.
             records: The output of `pyramid`.
             rois: RoIs in pixels of its input.
+            num_images: How many images they are of.
+
+        Raises:
+            ValueError: If the detector was given another number of images.
         """
         ((pyramid, _),) = records[self.pyramid]
+        given = len(tensors(pyramid)[0])
+        if given != num_images:  # an index beyond the last image would read foreign memory
+            raise ValueError(
+                f'the RoIs of the student are of {num_images} images, but the teacher was given '
+                f'{given}: the student repeats its images, as a TridentNet does in training, so '
+                f"that they don't correspond; distil features instead: tap='neck' or "
+                f"tap='backbone' with FMKTLoss or PKDLoss"
+            )
         stage = () if self.index is None else (self.index,)
         roi_head = find_module(model, self.roi_head)
         return roi_head._bbox_forward(*stage, pyramid, rois)['cls_score']

@@ -134,6 +134,8 @@ def record(
 
     Yields:
         For each path the list of its outputs, or arguments, one per call; read them with `read`.
+        Calls without gradients don't count beside others: samplers that mine hard examples (OHEM,
+        PISA) try a box head on all candidates first.
 
     Example:
         >>> with record(detector, ['neck']) as records:
@@ -142,16 +144,18 @@ def record(
     """
     inputs = set(inputs)
     records: Records = {path: [] for path in {*paths, *inputs}}
+    graded: dict[str, list[bool]] = {path: [] for path in records}
     modules = {path: find_module(model, path) for path in records}
     originals = {path: module.__dict__.get('forward') for path, module in modules.items()}
 
     def tapped(path: str, forward):
         @torch.compiler.disable(recursive=False)  # traced tensors have other versions
-        @wraps(forward)
+        @wraps(forward, updated=())  # not what marks it as compiled
         def call(*args, **kwargs):
             output = forward(*args, **kwargs)
             kept = containers_of(_ordered(forward, args, kwargs) if path in inputs else output)
             records[path].append((kept, versions_of(kept)))
+            graded[path].append(torch.is_grad_enabled())
             if stop_early and all(records.values()):
                 raise _AllRecorded
             return output
@@ -169,6 +173,8 @@ def record(
             del module.forward
             if originals[path] is not None:
                 module.forward = originals[path]
+            if any(graded[path]):
+                records[path][:] = [c for c, g in zip(records[path], graded[path]) if g]
 
 
 def _ordered(forward, args: tuple, kwargs: dict) -> tuple:

@@ -14,6 +14,8 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 
+from mmkd_fm.hooks import DataCheckHook
+
 mmpretrain = pytest.importorskip('mmpretrain')
 pytestmark = pytest.mark.slow
 
@@ -576,3 +578,17 @@ def test_two_processes_train_one_classifier(distill_config, tmp_path, tools):
     assert tools.differences(*ranks) == []
     assert any(name.startswith('distill_losses.') for name in ranks[0])
     assert len(tools.read_losses(tmp_path)) == 2  # 5 images for each process, in batches of 4
+
+
+def test_data_without_metainfo_are_looked_at():
+    LinearClsHead = pytest.importorskip('mmpretrain.models').LinearClsHead
+    data = torch.utils.data.TensorDataset(torch.zeros(4, 3), torch.zeros(4))
+    model = torch.nn.Sequential()
+    model.head = LinearClsHead(num_classes=4, in_channels=3)
+    loader = torch.utils.data.DataLoader(data)
+    runner = SimpleNamespace(train_dataloader=loader, model=model, cfg=Config())
+    DataCheckHook().before_train(runner)
+    empty = torch.utils.data.Subset(data, [])
+    runner.train_dataloader = SimpleNamespace(dataset=empty)  # torch makes no loader of it
+    with pytest.raises(ValueError, match='no image to train on. The file lists none'):
+        DataCheckHook().before_train(runner)

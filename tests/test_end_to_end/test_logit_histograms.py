@@ -117,6 +117,10 @@ def test_a_panel_for_each_value_that_shows_its_distribution():
     assert not np.array_equal(image, draw('wttm', {k: v**2 for k, v in values.items()}))
 
 
+def test_values_that_hardly_differ_are_drawn():
+    draw('wttm', dict(power=1 + 1e-7 * torch.rand(500), same=torch.ones(500)))
+
+
 def test_no_samples_and_infinite_ones_are_left_out():
     some = torch.tensor([1.0, 2.0, float('inf'), float('nan')])
     picture = draw('wttm', dict(weight=some))

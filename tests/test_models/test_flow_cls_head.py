@@ -133,6 +133,16 @@ def test_attributes_are_those_of_the_wrapped_head(flowed):
         getattr(head, 'no_such')  # noqa: B009
 
 
+def test_what_a_hook_replaces_is_the_wrapped_heads(flowed, feature):
+    head = flowed()
+    weight = 100 * head.loss((feature,), samples())['loss']
+    # as mmpretrain's SwitchRecipeHook does
+    head.loss_module = MODELS.build(dict(type='mmpretrain.CrossEntropyLoss', loss_weight=100.0))
+    assert head.head.loss_module is head.loss_module
+    assert set(head._modules) == {'head', 'flow'}
+    torch.testing.assert_close(head.loss((feature,), samples())['loss'], weight)
+
+
 def test_only_the_last_feature_is_transported(flowed, feature):
     seen = []
     head = flowed(nfe=1)

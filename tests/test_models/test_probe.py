@@ -8,6 +8,7 @@ from torch import nn
 from mmkd_fm.models.alignment import pair_levels
 from mmkd_fm.models.probe import measure_taps
 from mmkd_fm.models.taps import Tap
+from mmkd_fm.registry import MODELS
 
 
 class Fixed(BaseModel):
@@ -50,6 +51,48 @@ def test_strides_beyond_the_first_size_are_told_apart(retinanet, build, outs):
     )
     assert [level.stride for level in student.levels] == [2 ** (3 + i) for i in range(outs)]
     assert pair_levels(student, teacher) == [(i, i) for i in range(5)]
+
+
+def test_grey_images_are_measured_and_trained_on(retinanet, write_teacher, raw_batch, loss_of):
+    def grey(**kwargs):
+        config = retinanet(**kwargs)
+        config.backbone.update(in_channels=1)
+        config.data_preprocessor.update(mean=[128.0], std=[50.0], bgr_to_rgb=False)
+        return config
+
+    teacher = write_teacher(grey(width=12, channels=24))
+    losses = dict(fmkt=dict(type='mmkd_fm.FMKTLoss', tap='neck'))
+    model = MODELS.build(
+        dict(type='mmkd_fm.Distiller', student=grey(), teacher=teacher, losses=losses)
+    )
+    model.load_teacher()
+    batch = raw_batch()
+    batch['inputs'] = [image[:1] for image in batch['inputs']]
+    loss, terms = loss_of(model, batch)
+    loss.backward()
+    assert terms['loss_fmkt'] > 0 and model.backbone.conv1.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_operators_that_no_cpu_has_are_measured_on_the_gpu(mmdet_scope):
+    neck = dict(
+        type='mmdet.FPN_CARAFE',
+        in_channels=[8, 16, 32, 64],
+        out_channels=8,
+        num_outs=5,
+        start_level=0,
+        end_level=-1,
+        norm_cfg=None,
+        act_cfg=None,
+        order=('conv', 'norm', 'act'),
+        upsample_cfg=dict(
+            type='carafe', up_kernel=5, up_group=1, encoder_kernel=3, encoder_dilation=1
+        ),
+    )
+    flowed = MODELS.build(dict(type='mmkd_fm.FlowNeck', neck=neck))
+    assert len(flowed.flows) == 5
+    assert all(parameter.device.type == 'cpu' for parameter in flowed.parameters())
 
 
 def test_the_sizes_that_were_tried_are_told():

@@ -19,6 +19,8 @@ CONFIGS = dict(
     mask='mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     cascade='cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
     double='double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py',
+    ohem='faster_rcnn/faster-rcnn_r50_fpn_ohem_1x_coco.py',
+    pisa='pisa/faster-rcnn_r50_fpn_pisa_1x_coco.py',
 )
 WTTM = dict(type='mmkd_fm.WTTMLoss', tap='roi_head.bbox_head', index=0, gamma=0.5)
 
@@ -104,6 +106,8 @@ def by_hand(model, inputs, rois, index=None):
         ('cascade', 'cascade', 2, 2),
         ('faster', 'cascade', None, 1),
         ('cascade', 'faster', 1, None),
+        ('ohem', 'faster', None, None),  # which scores all candidates first
+        ('pisa', 'faster', None, None),
     ],
 )
 def test_the_teacher_scores_the_students_rois_on_its_own_pyramid(
@@ -121,7 +125,7 @@ def test_the_teacher_scores_the_students_rois_on_its_own_pyramid(
     of_teacher = stage_of(teacher.roi_head, teacher_stage, 'bbox_head')
     with seen(extractor) as cut, seen(head) as scored, seen(of_teacher) as theirs:
         losses = model(**data, mode='loss')
-    rois, (student, _) = cut[0][0][1], scored[0][1]
+    rois, (student, _) = cut[-1][0][1], scored[-1][1]
     expected = by_hand(teacher, data['teacher_inputs'], rois, teacher_stage)
     assert len(rois) == len(student) == 64  # 32 sampled of each image
     assert set(rois[:, 0].tolist()) == {0, 1}
@@ -149,7 +153,7 @@ def test_a_teacher_that_is_the_student_leaves_nothing_to_learn(
     assert losses['loss_wttm'].item() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize('kind', ['faster', 'cascade', 'mask', 'double'])
+@pytest.mark.parametrize('kind', ['faster', 'cascade', 'mask', 'double', 'ohem', 'pisa'])
 def test_gradients_reach_the_box_heads_and_the_backbone(roi_distiller, raw_batch, loss_of, kind):
     taps = [f'roi_head.bbox_head.{i}' for i in range(3)]
     taps = taps if kind == 'cascade' else ['roi_head.bbox_head']
@@ -287,6 +291,14 @@ def test_a_teacher_that_gives_nan_is_named(roi_distiller, raw_batch, loss_of):
     model.teacher.model.roi_head.bbox_head.fc_cls.bias.fill_(float('nan'))
     with pytest.raises(FloatingPointError, match="loss_wttm.*NaN at 'roi_head.bbox_head'"):
         loss_of(model, raw_batch())
+
+
+def test_rois_of_images_that_the_teacher_has_not_seen_are_refused(roi_distiller, raw_batch):
+    model = roi_distiller()  # a TridentNet repeats its images in training
+    data = model.data_preprocessor(raw_batch(), True)
+    repeated = dict(inputs=data['inputs'].repeat(3, 1, 1, 1), data_samples=data['data_samples'] * 3)
+    with pytest.raises(ValueError, match='of 6 images, but the teacher was given 2.*tap='):
+        model.loss(**repeated, teacher_inputs=data['teacher_inputs'])
 
 
 def test_copies_share_the_teacher_and_pickles_drop_it(roi_distiller, raw_batch, loss_of):

@@ -168,6 +168,24 @@ def test_a_forward_set_on_the_instance_is_restored(net, images):
     assert net.stem.forward is forward
 
 
+def test_trials_without_gradients_do_not_count_beside_the_real_call(net, images):
+    def sample_then_run(trials, gradients):
+        with torch.set_grad_enabled(gradients), record(net, ['body']) as records:
+            for _ in range(trials):
+                with torch.no_grad():
+                    net(torch.zeros_like(images))
+            expected = net(images)
+        return records['body'], expected
+
+    ((output, _),), _ = sample_then_run(trials=2, gradients=True)
+    assert output.requires_grad
+    calls, _ = sample_then_run(trials=2, gradients=False)  # none is told from the others
+    assert len(calls) == 3
+    with record(net, ['body']) as records, torch.no_grad():  # a frozen part is the real call
+        net(images)
+    assert len(records['body']) == 1
+
+
 def test_early_stop_computes_nothing_behind_the_taps(retinanet, build):
     detector, calls = build(retinanet()), []
     detector.bbox_head.retina_cls.register_forward_hook(lambda *_: calls.append(1))

@@ -207,7 +207,7 @@ class _Walk:
         scores = rows.best(scores, rows.teacher, chunk.level)
         confidence = rows.teacher.confidence(scores)
         weight = _weigh(confidence, loss.weighting, loss.threshold)
-        count = weight.new_tensor(float(len(weight)))
+        count = weight.new_full((), float(len(weight)))  # a copy to the GPU would wait for it
         if self.ignored is not None:
             ignored = self.ignored[chunk.level][chunk.images, chunk.lines].flatten()
             ignored = ignored.repeat_interleave(len(weight) // max(len(ignored), 1))
