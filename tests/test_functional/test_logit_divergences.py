@@ -240,6 +240,14 @@ def test_other_classes_are_refused(loss, logits):
 
 
 @losses
+def test_other_samples_are_refused(loss, logits):
+    with pytest.raises(
+        ValueError, match='same samples, but got 4 of the student and 6 of the teac'
+    ):
+        loss(logits[0][:4], logits[1])
+
+
+@losses
 def test_maps_are_refused(loss, logits):
     maps = [z[..., None, None] for z in logits]
     with pytest.raises(ValueError, match=r'logits of shape \(N, C\).*student \(6, 5, 1, 1\)'):
