@@ -107,7 +107,7 @@ class Conformance:
         return ', '.join(
             f'{name} {sum(_as_list(value)).item():.3g}'
             for name, value in self.distilled.losses.items()
-            if name.startswith('loss')
+            if 'loss' in name
         )
 
     def _gradients(self) -> str:
