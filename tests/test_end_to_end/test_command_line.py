@@ -63,6 +63,15 @@ def test_train_and_resume(trained, project, run_tool, tools):
             assert tools.differences(ours[key], other[key], key) == []
 
 
+def test_a_file_to_resume_from_that_is_not_there(project, tools):
+    arguments = ('distill.py', '--resume', 'no_such.pth')
+    status, output = tools.run_python(
+        tools.root / 'tools' / 'train.py', *arguments, cwd=project, check=False
+    )
+    assert status == 1 and 'error: --resume: there is no file no_such.pth' in output
+    assert 'Traceback' not in output
+
+
 @pytest.fixture(scope='module')
 def without_teacher(project):
     """The config, with a teacher checkpoint that does not exist."""
