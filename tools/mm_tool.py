@@ -93,7 +93,7 @@ def explained(loaders: Sequence[str] = (), logs: bool = True) -> Iterator[Option
             check_work_dir(work_dir)
         if cfg is not None and 'model' not in cfg:
             sys.exit(f'error: {arguments.config} has no model; give a complete config')
-        resumed = arguments.resume or 'auto'
+        resumed = osp.expanduser(arguments.resume or 'auto')
         if resumed != 'auto' and '://' not in resumed and not osp.isfile(resumed):
             sys.exit(f'error: --resume: there is no file {resumed}; without one the last is taken')
         if cfg is not None and (arguments.resume is not None or (trains and cfg.get('resume'))):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmengine.hub import get_config
 from mmengine.model import BaseModel
 from torch import nn
 
@@ -76,20 +77,7 @@ def test_grey_images_are_measured_and_trained_on(retinanet, write_teacher, raw_b
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_operators_that_no_cpu_has_are_measured_on_the_gpu(mmdet_scope):
-    neck = dict(
-        type='mmdet.FPN_CARAFE',
-        in_channels=[8, 16, 32, 64],
-        out_channels=8,
-        num_outs=5,
-        start_level=0,
-        end_level=-1,
-        norm_cfg=None,
-        act_cfg=None,
-        order=('conv', 'norm', 'act'),
-        upsample_cfg=dict(
-            type='carafe', up_kernel=5, up_group=1, encoder_kernel=3, encoder_dilation=1
-        ),
-    )
+    neck = get_config('mmdet::carafe/faster-rcnn_r50_fpn-carafe_1x_coco.py').model.neck
     flowed = MODELS.build(dict(type='mmkd_fm.FlowNeck', neck=neck))
     assert len(flowed.flows) == 5
     assert all(parameter.device.type == 'cpu' for parameter in flowed.parameters())

@@ -168,20 +168,24 @@ def test_a_forward_set_on_the_instance_is_restored(net, images):
     assert net.stem.forward is forward
 
 
-def test_trials_without_gradients_do_not_count_beside_the_real_call(net, images):
-    def sample_then_run(trials, gradients):
-        with torch.set_grad_enabled(gradients), record(net, ['body']) as records:
-            for _ in range(trials):
-                with torch.no_grad():
-                    net(torch.zeros_like(images))
-            expected = net(images)
-        return records['body'], expected
+@pytest.mark.parametrize(('gradients', 'recorded'), [(True, 1), (False, 3)])
+def test_trials_without_gradients_do_not_count_beside_the_real_call(
+    net, images, gradients, recorded
+):
+    expected = net.body(net.stem.forward(images))
+    with torch.set_grad_enabled(gradients), record(net, ['body']) as records:
+        with torch.no_grad():
+            net(torch.zeros_like(images))
+        with torch.no_grad():
+            net(torch.zeros_like(images))
+        net(images)
+    assert len(records['body']) == recorded  # without any gradient none is told from the others
+    output, _ = records['body'][-1]
+    assert torch.equal(output, expected) and output.requires_grad == gradients
 
-    ((output, _),), _ = sample_then_run(trials=2, gradients=True)
-    assert output.requires_grad
-    calls, _ = sample_then_run(trials=2, gradients=False)  # none is told from the others
-    assert len(calls) == 3
-    with record(net, ['body']) as records, torch.no_grad():  # a frozen part is the real call
+
+def test_a_call_without_gradients_is_recorded_where_it_is_the_only_one(net, images):
+    with record(net, ['body']) as records, torch.no_grad():  # of a frozen part
         net(images)
     assert len(records['body']) == 1
 
