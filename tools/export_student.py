@@ -60,6 +60,7 @@ def main() -> None:
         set_steps(cfg.model, arguments.nfe)
     else:
         state = unwrap(cfg.model, state)
+    drop_own_weights(cfg, arguments.checkpoint)
     strip(cfg)
     try:
         check(cfg, state)
@@ -236,6 +237,21 @@ def strip(cfg: dict) -> None:
             cfg[name] = [item for item in _as_list(part) if not is_own(item)]
         elif name in of_runner or not is_own(part):
             cfg[name] = part
+
+
+def drop_own_weights(cfg: dict, checkpoint: str) -> None:
+    """Drop a `load_from` of the training's own weights from its config, in place, and say so.
+
+    A test of mmdet's leaves it in the work dir: the plain student would start from them.
+    """
+    found = cfg.get('load_from')
+    if not found:
+        return
+    path, work_dir = Path(found).resolve(), cfg.get('work_dir')
+    of_run = work_dir and path.parent == Path(work_dir).resolve()
+    if of_run or path == Path(checkpoint).resolve():
+        cfg['load_from'] = None
+        print(f'load_from={found}, weights of this training, is not in the exported config')
 
 
 def without_in_memory(part: Any) -> Any:

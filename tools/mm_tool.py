@@ -96,9 +96,9 @@ def explained(loaders: Sequence[str] = (), logs: bool = True) -> Iterator[Option
         resumed = osp.expanduser(arguments.resume or 'auto')
         if resumed != 'auto' and '://' not in resumed and not osp.isfile(resumed):
             sys.exit(f'error: --resume: there is no file {resumed}; without one the last is taken')
-        if cfg is not None and (arguments.resume is not None or (trains and cfg.get('resume'))):
+        if cfg is not None and trains:
             try:
-                check_resumed(Path(work_dir, Path(arguments.config).name), cfg)
+                check_resumed(cfg, work_dir, arguments.resume)
             except ValueError as error:
                 sys.exit(f'error: {error}')
     if arguments.no_validate:

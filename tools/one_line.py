@@ -143,8 +143,7 @@ def _write(arguments: argparse.Namespace, hook: dict) -> Path:
     cfg.work_dir = osp.abspath(asked or default)
     check_work_dir(cfg.work_dir)
     path = Path(cfg.work_dir, f'{name}.py')
-    if arguments.resume is not None:
-        check_resumed(path, cfg)
+    check_resumed(cfg, cfg.work_dir, arguments.resume)
     path.parent.mkdir(parents=True, exist_ok=True)
     # each process of a distributed training writes the same; none may read half of it
     part = path.with_suffix(f'.{os.getpid()}.part')
@@ -210,6 +209,8 @@ def resolve(
     of_teacher = read_config(teacher)
     if cfg.get('resume'):  # left there by a resumed training of the plain student
         cfg.merge_from_dict(dict(resume=False, load_from=None))
+    if cfg.get('load_from') and 'load_from' not in (options or {}):
+        print(f'the student starts from load_from={cfg.load_from}, as {student} says')
     methods, hooks = _methods(cfg, of_teacher)
     chosen = _choose(names or _default(cfg, of_teacher), methods)
     # a hook that schedules weights goes with the terms that it schedules

@@ -1,63 +1,80 @@
-"""Whether a resumed training goes on with what its work directory was trained with.
+"""Whether a resumed training goes on with the terms that its checkpoint was trained with.
 
-Asked before a Runner is made: that replaces the config there, and reads the checkpoint afterwards.
+Asked before a Runner is made: that replaces the config in the work directory, and reads the
+checkpoint afterwards. The teacher is recognised by its weights, when they are loaded.
 """
 
 from __future__ import annotations
 
-import filecmp
-from pathlib import Path
+import os.path as osp
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 
-def check_resumed(path: Path, cfg: Config) -> None:
-    """Refuse other terms or another teacher than the checkpoints in a work directory are of.
+def check_resumed(cfg: Config, work_dir: str, asked: str | None) -> None:
+    """Refuse other terms than a checkpoint's, a distillation of a plain one, and the reverse.
 
     Args:
-        path: The config that lies there, if one does.
-        cfg: That of the training that would go on.
+        cfg: Of the training that would go on.
+        work_dir: Where the last checkpoint is looked for.
+        asked: The file that `--resume` names; 'auto' is the last one, None what the config says.
 
     Raises:
         ValueError: If they differ in that.
     """
-    from mmengine.config import Config
-
-    if not (path.is_file() and (path.parent / 'last_checkpoint').is_file()):
+    path = checkpoint_of(cfg, work_dir, asked)
+    if path is None:
         return
+    from mmengine.runner.checkpoint import CheckpointLoader
+
+    from mmkd_fm.hooks.distill_state_hook import KEY
+    from mmkd_fm.models.terms import choose_terms
+
     try:
-        before = Config.fromfile(path, import_custom_modules=False)
-    except Exception:  # a broken one tells nothing, and is written anew
+        state = CheckpointLoader.load_checkpoint(path, map_location='cpu').get(KEY)
+    except Exception:  # the Runner, which can't read it either, says best why
         return
-    if not all('losses' in (config.get('model') or {}) for config in (before, cfg)):
+    losses = cfg.model.get('losses')
+    start = f'To start anew from its weights use --cfg-options load_from={path}, without --resume'
+    if state is None and losses is not None:
+        raise ValueError(
+            f'--resume: {path} has no distillation state, so no distillation can go on from it. '
+            f'{start}'
+        )
+    if state is None:
         return
-    remedy = 'go on with the same, or name another --work-dir'
-    terms = [_terms(config.model) for config in (before, cfg)]
-    if set(terms[0]) != set(terms[1]):
-        old, new = (' '.join(names) or 'no term' for names in terms)
+    if losses is None:
         raise ValueError(
-            f'--resume: {path.parent} was trained with {old}, not with {new}; {remedy}'
+            f'--resume: {path} is of a distillation with {_listed(state["terms"])}, which a plain '
+            f'config would not go on with: give the config of the distillation, or the same '
+            f'--teacher and --distill as before. {start}'
         )
-    teachers = [config.model.get('teacher') or {} for config in (before, cfg)]
-    if differ(*(str(teacher.get('checkpoint')) for teacher in teachers)):
-        old, new = (teacher.get('checkpoint') for teacher in teachers)
+    used = choose_terms(losses, cfg.model.get('terms'))
+    terms = [name for name, loss in used.items() if loss.get('loss_weight', 1) != 0]
+    if terms != state['terms']:  # the optimizer's state is found by its place
         raise ValueError(
-            f'--resume: {path.parent} was trained with the teacher {old}, not with {new}; {remedy}'
+            f'--resume: {path} was trained with {_listed(state["terms"])}, not with '
+            f'{_listed(terms)}; go on with the same, in that order, or name another --work-dir. '
+            f'{start}'
         )
 
 
-def differ(old: str, new: str) -> bool:
-    """Whether two checkpoints are sure to differ: one that is no file any more may have moved."""
-    if old == new:
-        return False
-    files = [Path(path).is_file() for path in (old, new)]
-    return all(files) and not filecmp.cmp(old, new, shallow=False)
+def checkpoint_of(cfg: Config, work_dir: str, asked: str | None) -> str | None:
+    """The file that a training would go on from; None if there is none, or none on this disk."""
+    from mmengine.runner import find_latest_checkpoint
+
+    if asked not in (None, 'auto'):
+        path = osp.expanduser(asked)
+    elif asked is None and not cfg.get('resume'):
+        return None
+    else:
+        last = osp.join(work_dir, 'last_checkpoint')
+        latest = find_latest_checkpoint(work_dir) if osp.isfile(last) else None
+        path = (cfg.get('load_from') if asked is None else None) or latest
+    return path if path is not None and osp.isfile(path) else None
 
 
-def _terms(model: dict) -> list[str]:
-    """Names of the terms that a Distiller's config uses."""
-    names = model.get('terms') or list(model['losses'])
-    names = [names] if isinstance(names, str) else names
-    return [name for name in names if (model['losses'].get(name) or {}).get('loss_weight', 1) != 0]
+def _listed(terms: list[str]) -> str:
+    return ' '.join(terms) or 'no term'

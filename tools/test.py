@@ -9,13 +9,34 @@ see `python tools/test.py --nfe --help`:
 python tools/test.py CONFIG CHECKPOINT --nfe 0 1 2 4 8 [--solver heun] [--work-dir DIR]
 """
 
+import os.path as osp
 import sys
 
 from mm_tool import check_checkpoint, explained, run
 
 LOADERS = ('test_dataloader',)
 
+
+def keep_configs() -> None:
+    """Let no Runner of this process write over the config that it read, or that a training left.
+
+    A test may have other options, and `--tta` another model.
+    """
+    from mmengine.runner import Runner
+
+    dump = Runner.dump_config
+
+    def dump_config(runner: Runner) -> None:
+        path = osp.join(runner.work_dir, osp.basename(runner.cfg.filename or ''))
+        of_training = osp.isfile(osp.join(runner.work_dir, 'last_checkpoint'))
+        if not osp.isfile(path) or not (of_training or osp.samefile(path, runner.cfg.filename)):
+            dump(runner)
+
+    Runner.dump_config = dump_config
+
+
 if __name__ == '__main__':
+    keep_configs()
     if any(argument.partition('=')[0] == '--nfe' for argument in sys.argv):
         with explained(LOADERS):
             from nfe_sweep import main

@@ -96,9 +96,10 @@ def test_the_run_is_resumed_from_another_directory(one_line, tools, tmp_path):
         dict(state_dict=after['state_dict']), tmp_path / 'student.pth'
     )  # without a training's state
     output = tools.run_python(
-        tools.root / 'tools' / 'test.py', config, 'student.pth', cwd=tmp_path
+        tools.root / 'tools' / 'test.py', config, 'student.pth', '--tta', cwd=tmp_path
     )[1]
     assert 'coco/bbox_mAP' in output
+    assert config.read_text() == text  # a test leaves it as it is
 
 
 def test_without_the_options_it_is_mmdet_s_training(project, tools, tmp_path):

@@ -43,6 +43,21 @@ def test_what_a_resumed_run_leaves_is_not_exported():
     assert stripped(DISTILLED, load_from='start.pth').load_from == 'start.pth'
 
 
+@pytest.mark.parametrize(
+    ('load_from', 'kept'),
+    [('run/epoch_2.pth', None), ('moved/epoch_1.pth', None), ('start.pth', 'start.pth')],
+)
+def test_a_baseline_does_not_start_from_the_students_weights(
+    load_from, kept, tmp_path, monkeypatch, capsys
+):
+    """mmdet's own test leaves what it tested as load_from in the config of the work dir."""
+    monkeypatch.chdir(tmp_path)
+    cfg = dict(work_dir=str(tmp_path / 'run'), load_from=load_from)
+    export_student.drop_own_weights(cfg, 'moved/epoch_1.pth')
+    assert cfg['load_from'] == kept
+    assert ('weights of this training' in capsys.readouterr().out) == (kept is None)
+
+
 def test_its_settings_are_those_of_the_plain_student():
     cfg, plain = stripped(DISTILLED), Config.fromfile(DISTILLED.parent / 'gfl_r18-quarter_bccd.py')
     for name in ('model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'default_hooks'):

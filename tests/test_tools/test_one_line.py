@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
 
@@ -242,41 +243,28 @@ def test_a_disk_that_is_full_is_told_and_nothing_is_left(run, files, monkeypatch
     assert list(Path(files['work_dir']).iterdir()) == []
 
 
-OTHERS = {
-    'method': (['--distill', 'cwd'], r'was trained with pkd, not with cwd; .* another --work-dir'),
-    'none': (['--cfg-options', 'model.losses.pkd.loss_weight=0'], r'with pkd, not with no term'),
-    'teacher': (
-        ['--teacher-checkpoint', 'other.pth'],
-        r'with the teacher .*, not with .*other.pth',
-    ),
-}
+def test_weights_that_the_student_starts_from_are_said(run, files, capsys):
+    cfg = Config.fromfile(files['student'])
+    cfg.load_from = 'start.pth'
+    cfg.dump(files['student'])
+    assert run('--distill', 'pkd')[1].load_from == 'start.pth'
+    assert 'the student starts from load_from=start.pth' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('name', OTHERS)
-def test_only_what_was_trained_is_resumed(name, run, files, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    other, message = OTHERS[name]
+def test_only_what_was_trained_is_resumed(run, tmp_path):
+    """Nothing is written where another method is asked for."""
     path = Path(run('--distill', 'pkd')[0][0])
     run('--distill', 'cwd', '--resume')  # nothing was saved yet
     run('--distill', 'pkd', '--resume', '--cfg-options', 'model.losses.pkd.loss_weight=2.0')
     text = path.read_text()
-    (path.parent / 'last_checkpoint').write_text('epoch_1.pth')
-    run('--distill', 'pkd', '--resume', '--cfg-options', 'model.losses.pkd.loss_weight=2.0')
-    Path('other.pth').write_bytes(b'other')
-    with pytest.raises(SystemExit, match=f'--resume: .*{message}'):
-        run('--distill', 'pkd', *other, '--resume')
+    saved = path.parent / 'epoch_1.pth'
+    torch.save(dict(state_dict={}, distill_state=dict(terms=['pkd'])), saved)
+    (path.parent / 'last_checkpoint').write_text(str(saved))
+    for more in (['--distill', 'cwd', '--resume'], ['--distill', 'cwd', '--resume', str(saved)]):
+        with pytest.raises(SystemExit, match='was trained with pkd, not with cwd'):
+            run(*more)
     assert path.read_text() == text
-    Path('other.pth').write_bytes(Path(files['checkpoint']).read_bytes())  # the same, moved
-    run('--distill', 'pkd', '--teacher-checkpoint', 'other.pth', '--resume')
-
-
-def test_a_broken_config_in_the_work_dir_is_written_anew(run):
-    path = Path(run('--distill', 'pkd')[0][0])
-    text = path.read_text()
-    (path.parent / 'last_checkpoint').write_text('epoch_1.pth')
-    path.write_text('model = dict(')
     run('--distill', 'pkd', '--resume')
-    assert path.read_text() == text
 
 
 def test_no_images_to_check_the_teacher_on(run, capsys):
