@@ -128,15 +128,15 @@ def flows(model: dict) -> list[str]:
         SystemExit: If it is one of several necks.
     """
     for part in PARTS:
-        if isinstance(model.get(part), (list, tuple)) and any(map(_is_flow, model[part])):
+        if isinstance(model.get(part), (list, tuple)) and any(map(is_flow, model[part])):
             raise SystemExit(
                 f'error: {part} is a list with a flow in it, which is not exported; put the list '
                 f'into the FlowNeck'
             )
-    return [part for part in PARTS if _is_flow(model.get(part))]
+    return [part for part in PARTS if is_flow(model.get(part))]
 
 
-def _is_flow(part: Any) -> bool:
+def is_flow(part: Any) -> bool:
     """Whether a part of a model config is one of our wrappers."""
     kind = part.get('type', '') if isinstance(part, dict) else ''
     name = kind.__name__ if isinstance(kind, type) else kind

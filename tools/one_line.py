@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from mm_tool import (
     PACKAGES,
-    ROOT,
     argument_parser,
     check_config,
     check_work_dir,
@@ -25,15 +24,6 @@ from resumed import check_resumed
 
 if TYPE_CHECKING:
     from mmengine.config import Config, ConfigDict
-
-FITS_ANY = ['fmkt']
-"""Terms of `--distill` where it is left out: FM-KT fits any two pyramids."""
-
-OF_GFL = ['fmkt_cwd', 'wttm', 'wttm_boxes']
-"""Of two GFL heads of the same classes, bins and places: docs/results/bccd-gfl.md."""
-
-OF_CLASSIFIERS = ['wttm']
-"""Of classifiers, whose last feature need be no map."""
 
 OF_DISTILLER = ('student', 'teacher', 'losses', 'terms', 'task_loss_weight', 'seed')
 """Parts of the Distiller's config that options may change."""
@@ -194,6 +184,7 @@ def resolve(
     """
     from mmengine.config import ConfigDict
 
+    from one_line_methods import default_names, methods_of
     from plan_models import common_levels
 
     if teacher is None:
@@ -211,11 +202,13 @@ def resolve(
         cfg.merge_from_dict(dict(resume=False, load_from=None))
     if cfg.get('load_from') and 'load_from' not in (options or {}):
         print(f'the student starts from load_from={cfg.load_from}, as {student} says')
-    methods, hooks = _methods(cfg, of_teacher)
-    chosen = _choose(names or _default(cfg, of_teacher), methods)
+    methods = methods_of(cfg, of_teacher)
+    chosen = methods.choose(names or default_names(cfg, of_teacher))
     # a hook that schedules weights goes with the terms that it schedules
     hooks = {
-        name: hook for name, hook in hooks.items() if {*hook.get('schedules', ())} <= {*chosen}
+        name: hook
+        for name, hook in methods.hooks.items()
+        if {*hook.get('schedules', ())} <= {*chosen}
     }
     cfg.default_hooks = ConfigDict(cfg.get('default_hooks') or {}, **hooks)
     teacher_cfg = _teacher(teacher, of_teacher, checkpoint, cfg)
@@ -223,11 +216,11 @@ def resolve(
         type='mmkd_fm.Distiller',
         student=cfg.model,
         teacher=teacher_cfg,
-        losses={name: methods[name] for name in chosen},
+        losses={name: methods.losses[name] for name in chosen},
     )
     _merge(cfg, options or {})
     for name, levels in common_levels(cfg).items():
-        default = methods[name].get('levels')
+        default = methods.losses[name].get('levels')
         if name in chosen and cfg.model.losses[name].levels == default != levels:
             print(f'{name}: the levels {levels} of the student have a partner of the same stride')
             cfg.model.losses[name].levels = levels
@@ -255,61 +248,6 @@ def read_config(path: str) -> 'Config':
             raise ValueError(
                 f'there is no config {path!r}, or none it is based on: {error}'
             ) from error
-
-
-def _methods(cfg: 'Config', teacher: 'Config') -> tuple['ConfigDict', 'ConfigDict']:
-    """The losses to choose from for a plain student and its teacher, and the hooks.
-
-    Of a detector with one stage and one with two these are of features alone, with the weights for
-    two families. Heads with an objectness, as YOLOX's, train class scores on objects alone: theirs
-    are left out.
-    """
-    from mmengine.config import Config
-
-    if cfg.get('default_scope') == 'mmpretrain':
-        base = Config.fromfile(ROOT / 'configs' / '_base_' / 'distill_cls.py')
-        return base.cls_losses, base.cls_hooks
-    base = Config.fromfile(ROOT / 'configs' / '_base_' / 'distill_runtime.py')
-    heads, of_teacher = cfg.model.get('roi_head'), teacher.get('model', {})
-    of_teacher = of_teacher.get('student', of_teacher).get('roi_head')
-    if (heads is None) != (of_teacher is None):
-        return base.other_family_losses, base.distill_hooks
-    if heads:
-        cascade = isinstance(heads.get('bbox_head'), (list, tuple))
-        return (base.cascade_losses if cascade else base.roi_losses), base.distill_hooks
-    head = cfg.model.get('bbox_head')
-    if head is None or 'loss_obj' in head:
-        return base.feature_losses, base.distill_hooks
-    of_bins = 'loss_dfl' in head  # GFL-type heads predict distributions of boxes
-    return (base.gfl_losses if of_bins else base.dense_losses), base.distill_hooks
-
-
-def _default(cfg: 'Config', teacher: 'Config') -> list[str]:
-    """Names of the methods where none are asked for."""
-    if cfg.get('default_scope') == 'mmpretrain':
-        return OF_CLASSIFIERS
-    of_teacher = teacher.get('model', {})
-    of_teacher = of_teacher.get('student', of_teacher)
-    heads = [model.get('bbox_head') or {} for model in (cfg.model, of_teacher)]
-    of_bins = all('loss_dfl' in head for head in heads)
-    alike = ('type', 'num_classes', 'reg_max', 'anchor_generator')
-    same = all(heads[0].get(key) == heads[1].get(key) for key in alike)
-    return OF_GFL if of_bins and same else FITS_ANY
-
-
-def _choose(names: Sequence[str], methods: dict) -> list[str]:
-    """Names of the losses; one that each stage of a cascade has, such as wttm, stands for all."""
-    chosen = []
-    for name in names:
-        stages = [key for key in methods if key.rpartition('_')[0] == name and key[-1].isdigit()]
-        if name not in methods and not stages:
-            hint = ' (the config stands before --distill)' if name.endswith('.py') else ''
-            raise ValueError(
-                f'--distill: unknown method {name!r}{hint}; valid names for this pair: '
-                f'{", ".join(methods)}'
-            )
-        chosen += [name] if name in methods else stages
-    return chosen
 
 
 def _teacher(config: str, cfg: 'Config', checkpoint: Optional[str], student: 'Config') -> dict:

@@ -12,6 +12,7 @@ from mmkd_fm.models.alignment import Tapped, measure
 from mmkd_fm.models.head_logits import check_no_queries
 from mmkd_fm.models.roi import find_stage
 from mmkd_fm.models.taps import Records, Tap, Taps, find_module, read, record, tap_paths
+from mmkd_fm.registry import placed
 
 _SIZES = (128, 256, 384, 512, 224)
 """Sides of the images that models are measured with; the first that a model takes (SSD needs 300
@@ -37,9 +38,10 @@ def measure_taps(
         ValueError: If a tap is no module that can be distilled, or the forward does not get there.
     """
     for path in tap_paths(taps.values()):
-        find_module(model, path)
-        check_no_queries(model, path)
-    stages = {path: find_stage(model, path) for path in tap_paths(taps.values())}
+        with placed(f'the {owner}'):
+            find_module(model, path)
+            check_no_queries(model, path)
+    stages = {path: find_stage(model, path, owner) for path in tap_paths(taps.values())}
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -94,8 +94,13 @@ class RoIStage:
         return roi_head._bbox_forward(*stage, pyramid, rois)['cls_score']
 
 
-def find_stage(model: nn.Module, path: str) -> Optional[RoIStage]:
+def find_stage(model: nn.Module, path: str, owner: str = 'student') -> Optional[RoIStage]:
     """The stage whose box head lies at ``path``; None if that is not inside a RoI head.
+
+    Args:
+        model: The detector.
+        path: Path of a module.
+        owner: 'student' or 'teacher', for messages.
 
     Raises:
         ValueError: If there is no such module, or it is no box head that RoIs alone suffice for.
@@ -114,17 +119,19 @@ def find_stage(model: nn.Module, path: str) -> Optional[RoIStage]:
         valid = [f'{name}.bbox_head.{i}' for i in range(len(stages))]
     else:
         valid = [f'{name}.bbox_head']
+    option = 'teacher_tap' if owner == 'teacher' else 'tap'
+    where = f'{option}={path!r} of the {owner} ({type(model).__name__})'
     if path not in valid:
         raise ValueError(
-            f'tap {path!r}: of two-stage detectors the class scores of box heads are distilled, '
+            f'{where}: of two-stage detectors the class scores of box heads are distilled, '
             f'each stage as a term of its own (masks and box deltas are not). Valid: '
-            f"{', '.join(f'tap={v!r}' for v in valid)}, with index=0; features with tap='neck'"
+            f"{', '.join(f'{option}={v!r}' for v in valid)}, with index=0; features with tap='neck'"
         )
     arguments = list(inspect.signature(roi_head._bbox_forward).parameters)
     if arguments not in _ARGUMENTS:
         more = [a for a in arguments if a not in _ARGUMENTS[1]]
         raise ValueError(
-            f'tap {path!r}: the box head of {type(roi_head).__name__} scores no RoIs alone but '
+            f'{where}: the box head of {type(roi_head).__name__} scores no RoIs alone but '
             f"needs {', '.join(more)} too, which the student's and the teacher's have not in "
             f"common; distil features instead: tap='neck' with FMKTLoss or PKDLoss"
         )

@@ -317,6 +317,16 @@ def test_copies_share_the_teacher_and_pickles_drop_it(roi_distiller, raw_batch, 
 # what is refused
 
 
+def test_a_cascade_that_teaches_a_single_head_is_told_its_option(roi_distiller, two_stage):
+    """Which of both models is meant, and that the student's tap is right."""
+    message = (
+        r"teacher_tap='roi_head\.bbox_head' of the teacher \(CascadeRCNN\): .*"
+        r"Valid: .*teacher_tap='roi_head\.bbox_head\.2', with index=0"
+    )
+    with pytest.raises(ValueError, match=message):
+        roi_distiller(dict(wttm=WTTM), 'faster', 'cascade', load=False)
+
+
 def test_stages_are_found(two_stage, build):
     faster, cascade = build(two_stage()), build(two_stage('cascade'))
     assert find_stage(faster, 'roi_head.bbox_head') == RoIStage('roi_head', None, 'neck')

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hub import get_config
 
 import mm_tool
 import one_line
@@ -164,39 +163,6 @@ def test_other_arguments_are_left_alone(files):
     assert one_line.with_resolved_config(arguments) == arguments
 
 
-STAGES = [f'wttm_{i}' for i in range(3)]
-HEADS = {
-    'dense': (dict(bbox_head=dict()), 'wttm', ['wttm']),
-    'gfl': (dict(bbox_head=dict(loss_dfl=dict())), 'wttm_boxes', ['wttm_boxes']),
-    'roi': (dict(roi_head=dict(bbox_head=dict())), 'wttm', ['wttm']),
-    'cascade': (dict(roi_head=dict(bbox_head=[dict()] * 3)), 'wttm', STAGES),
-    'none': (dict(), 'cwd', ['cwd']),
-    'objectness': (dict(bbox_head=dict(loss_obj=dict())), 'cwd', ['cwd']),
-}
-
-
-@pytest.mark.parametrize('kind', HEADS)
-def test_methods_depend_on_the_student_s_heads(kind):
-    model, name, chosen = HEADS[kind]
-    methods, hooks = one_line._methods(Config(dict(model=model)), Config(dict(model=model)))
-    assert {'fmkt', 'pkd', 'cwd'} <= set(methods)
-    assert one_line._choose([name, 'pkd'], methods) == [*chosen, 'pkd']
-    assert 'distill_state' in hooks
-
-
-@pytest.mark.parametrize('student', ['dense', 'gfl', 'roi'])
-def test_one_stage_and_two_are_two_families(student):
-    """Their features need a map of the channels and a low weight: docs/results."""
-    teacher = 'dense' if student == 'roi' else 'roi'
-    models = [Config(dict(model=HEADS[kind][0])) for kind in (student, teacher)]
-    methods, _ = one_line._methods(*models)
-    assert set(methods) == {'fmkt', 'pkd', 'cwd'}
-    assert methods['fmkt'].objective.project
-    assert methods['fmkt'].loss_weight < one_line._methods(models[0], models[0])[0].fmkt.loss_weight
-    distilled = Config(dict(model=dict(student=models[1].model)))  # it can teach too
-    assert one_line._methods(models[0], distilled)[0] == methods
-
-
 def test_the_config_that_a_training_left_is_not_trained_over(files, monkeypatch, tmp_path):
     """It says where the plain student's checkpoints are, and perhaps to resume from one."""
     monkeypatch.chdir(tmp_path)
@@ -271,48 +237,6 @@ def test_no_images_to_check_the_teacher_on(run, capsys):
     with pytest.raises(SystemExit):
         run('--distill', 'pkd', '--check-teacher', '0')
     assert "expected a number of images, 1 or more, got '0'" in capsys.readouterr().err
-
-
-GFL = 'mmdet::gfl/gfl_r{}_fpn_{}_coco.py'
-RESNET = 'mmpretrain::resnet/resnet{}_8xb32_in1k.py'
-DEFAULTS = {
-    'two GFL': (GFL.format(50, '1x'), GFL.format(101, 'ms-2x'), ['fmkt_cwd', 'wttm', 'wttm_boxes']),
-    'another head': (
-        GFL.format(50, '1x'),
-        'mmdet::vfnet/vfnet_r101_fpn_1x_coco.py',
-        ['fmkt'],
-    ),
-    'no bins': (
-        'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
-        'mmdet::retinanet/retinanet_r101_fpn_1x_coco.py',
-        ['fmkt'],
-    ),
-    'classifiers': (RESNET.format(18), RESNET.format(34), ['wttm']),
-}
-
-
-@pytest.mark.parametrize(('student', 'teacher', 'expected'), DEFAULTS.values(), ids=DEFAULTS)
-def test_the_default_is_what_was_measured_where_it_fits(student, teacher, expected):
-    cfg = one_line.resolve(student, teacher)
-    assert list(cfg.model.losses) == expected
-
-
-@pytest.mark.parametrize(
-    'option',
-    [dict(num_classes=3), dict(reg_max=8), dict(anchor_generator=dict(strides=[4, 8, 16, 32, 64]))],
-    ids=str,
-)
-def test_gfl_heads_of_other_outputs_are_not_compared_by_default(option, tmp_path):
-    teacher = get_config(GFL.format(101, 'ms-2x'))
-    teacher.merge_from_dict(dict(model=dict(bbox_head=option)))
-    teacher.dump(tmp_path / 'teacher.py')
-    cfg = one_line.resolve(GFL.format(50, '1x'), str(tmp_path / 'teacher.py'), 'teacher.pth')
-    assert list(cfg.model.losses) == ['fmkt']
-
-
-def test_methods_of_classifiers():
-    methods, _ = one_line._methods(Config(dict(default_scope='mmpretrain', model=dict())), Config())
-    assert set(methods) == {'kd', 'dkd', 'dist', 'ttm', 'wttm', 'fmkt', 'fmkt_stages'}
 
 
 @pytest.mark.parametrize(('chosen', 'scheduled'), [('wttm', None), ('fmkt', ['fmkt'])])
