@@ -24,8 +24,7 @@ def folder_problems(cfg: dict, loaders: Sequence[str]) -> Iterator[str]:
         cfg: The whole config.
         loaders: Names of the data loaders that are looked at.
     """
-    for loader in loaders:
-        dataset = _dataset(cfg, loader)
+    for loader, dataset in _datasets(cfg, loaders):
         kind = str(dataset.get('type')).rpartition('.')[2]
         if '://' in str(dataset.get('data_root')) or dataset.get('backend_args'):
             continue
@@ -45,8 +44,7 @@ def file_problems(cfg: dict, loaders: Sequence[str]) -> Iterator[str]:
         cfg: The whole config.
         loaders: Names of the data loaders that are looked at.
     """
-    for loader in loaders:
-        dataset = _dataset(cfg, loader)
+    for loader, dataset in _datasets(cfg, loaders):
         kind = str(dataset.get('type')).rpartition('.')[2]
         problem = None
         if 'Coco' in kind and dataset.get('ann_file'):
@@ -59,12 +57,17 @@ def file_problems(cfg: dict, loaders: Sequence[str]) -> Iterator[str]:
             yield f'{loader}.dataset: {problem}'
 
 
-def _dataset(cfg: dict, loader: str) -> dict:
-    """Config of a loader's data set, without what wraps it."""
-    dataset = (cfg.get(loader) or {}).get('dataset', {})
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset
+def _datasets(cfg: dict, loaders: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    """Loaders and the configs of their data sets, without what wraps or joins them."""
+    for loader in loaders:
+        found = [(cfg.get(loader) or {}).get('dataset', {})]
+        while found:
+            dataset = found.pop(0)
+            inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
+            if inner:
+                found = [*inner, *found]
+            else:
+                yield loader, dataset
 
 
 def _coco_problem(path: str, classes: Optional[Sequence[str]], trained_on: bool) -> Optional[str]:

@@ -80,7 +80,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if not args.render:
         work_dir = args.work_dir or ROOT / 'work_dirs/experiments' / args.folder.name
         rows, seeds = args.rows or list(table.rows), args.seeds or table.seeds
-        stages = plan(table, rows, seeds, work_dir.resolve())
+        with console.status('reading the configs'):  # each row's with its options
+            stages = plan(table, rows, seeds, work_dir.resolve())
         if args.dry_run:
             show_plan(stages, console)
             return 0

@@ -26,6 +26,9 @@ PACKAGES = {
 }
 """Package whose tools are run -> modules that it needs, and how to get them."""
 
+CONFIGS = ('.py', '.json', '.yaml', '.yml')
+"""What files of configs end in."""
+
 HELP = "Configs with default_scope='mmpretrain' are run with mmpretrain's tool: CONFIG --help\n"
 
 
@@ -80,6 +83,7 @@ def explained(loaders: Sequence[str] = (), logs: bool = True) -> Iterator[Option
     make_importable()
     import mmkd_fm.registry  # noqa: F401 (plain configs too are then read by the safe loader)
     from data_problems import file_problems, folder_problems
+    from model_problems import model_problem
     from resumed import check_resumed
 
     arguments, cfg = argument_parser().parse_known_args()[0], None
@@ -93,6 +97,9 @@ def explained(loaders: Sequence[str] = (), logs: bool = True) -> Iterator[Option
             check_work_dir(work_dir)
         if cfg is not None and 'model' not in cfg:
             sys.exit(f'error: {arguments.config} has no model; give a complete config')
+        problem = model_problem(cfg) if cfg is not None else None
+        if problem:
+            sys.exit(f'error: {arguments.config}: {problem}')
         resumed = osp.expanduser(arguments.resume or 'auto')
         if resumed != 'auto' and '://' not in resumed and not osp.isfile(resumed):
             sys.exit(f'error: --resume: there is no file {resumed}; without one the last is taken')
@@ -137,11 +144,16 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def check_config(path: str) -> None:
-    """Stop if there is no config file."""
+    """Stop if there is no config file, or it is none."""
     if not osp.isfile(path):
         sys.exit(
             f'error: there is no config file {path!r}; see configs/, or run '
             f'`mim download mmdet --config NAME --dest .` for one of mmdet'
+        )
+    if not path.endswith(CONFIGS):
+        sys.exit(
+            f'error: expected a config, {" or ".join(CONFIGS)}, got {path!r}; weights are given '
+            f'after it, those of a teacher by --teacher-checkpoint'
         )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,10 +84,17 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     try:
         cfg = read(parsed)
-    except ValueError as error:
-        console.print(f'error: {error}', highlight=False, markup=False, soft_wrap=True)
+        return check(cfg, parsed, console) if parsed.check else plan(cfg, parsed, console)
+    except Exception as error:  # whatever a config's code, or a module that it names, raises
+        what = f'{error}' if isinstance(error, ValueError) else _described(error)
+        console.print(f'error: {what}', highlight=False, markup=False, soft_wrap=True)
         return 1
-    return check(cfg, parsed, console) if parsed.check else plan(cfg, parsed, console)
+
+
+def _described(error: Exception) -> str:
+    """An error that says little by itself, with the place where it was raised."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f'{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})'
 
 
 def plan(cfg: Config, arguments: argparse.Namespace, console: Console) -> int:
@@ -95,11 +103,7 @@ def plan(cfg: Config, arguments: argparse.Namespace, console: Console) -> int:
     from plan_models import build_distiller
     from plan_report import show, write
 
-    try:
-        model = build_distiller(cfg)
-    except ValueError as error:
-        console.print(f'error: {error}', highlight=False, markup=False, soft_wrap=True)
-        return 1
+    model = build_distiller(cfg)
     made = make_plan(cfg, model, tuple(arguments.size or default_size(cfg)))
     show(made, console)
     if arguments.markdown:

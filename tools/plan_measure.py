@@ -166,7 +166,9 @@ def _run_student(model: Distiller, image: Tensor, plan: Plan) -> Records:
                 student(image, samples, mode='tensor')
 
         plan.student_gflops = call_gflops(up_to_taps)
-        plan.student_part = f'up to its taps; behind them: {type(error).__name__}'
+        plan.student_part = (
+            f'up to its taps, as the rest fails on a blank image: {type(error).__name__}'
+        )
     return records
 
 

@@ -16,6 +16,7 @@ from mmkd_fm.generators import preserved_generators
 from mmkd_fm.models.alignment import Tapped, pair_levels
 from mmkd_fm.models.distiller import Distiller
 from mmkd_fm.registry import MODELS
+from model_problems import model_problem
 
 
 class LevelProbe(nn.Module):
@@ -65,7 +66,13 @@ def build_distiller(cfg: Config, **changes: Any) -> Distiller:
     Args:
         cfg: The whole config.
         **changes: Of the Distiller's arguments.
+
+    Raises:
+        ValueError: If it can't be built as it is written.
     """
+    problem = model_problem(cfg)
+    if problem:
+        raise ValueError(problem)
     return _build(cfg, dict(copy.deepcopy(cfg.model), **changes))
 
 

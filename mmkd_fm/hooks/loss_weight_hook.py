@@ -26,8 +26,9 @@ class LossWeightHook(Hook):
     not computed, and with none left the teacher does not run, unless the student has a flow of its
     own that a term trains. `begin`, `end` and milestones are epochs, followed in iterations, unless
     ``by_epoch=False``. The weights are a function of the iteration, so that a resumed run has those
-    of the uninterrupted one; they are logged. Schedules of a weight of 0 and of a term that the
-    config lists but does not use are left out: `terms` still chooses.
+    of the uninterrupted one. They are logged, `loss_weight` as `<term>.weight`, `task_loss_weight`
+    as `task_weight`. Schedules of a weight of 0 and of a term that the config lists but does not
+    use are left out: `terms` still chooses.
 
     Args:
         schedules: For each term a dict of its weights (`loss_weight`, `theta_weight` and what else
@@ -85,7 +86,9 @@ class LossWeightHook(Hook):
         for name, owner, option, schedule in self.scheduled:
             value = schedule.at(runner.iter)
             setattr(owner, option, value)
-            runner.message_hub.update_scalar(f'train/{name}', value)
+            # of what has "loss" in its name mmengine logs the mean of the last iterations
+            logged = name.replace('loss_weight', 'weight')
+            runner.message_hub.update_scalar(f'train/{logged}', value)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Take out of the log what a term no longer gives: its last value would stay there."""

@@ -52,9 +52,12 @@ def test_weights_scale_the_losses_and_a_resumed_run_has_those_of_the_whole(
         loss_fmkt=0.25, loss_fmkt_theta=0.25, loss_wttm=1, loss_cls=0.5, loss_bbox=0.5
     ).items():  # of the same weights, in the first iteration
         assert lines[1][name] == pytest.approx(factor * constant[1][name], rel=1e-5)
-    assert [line['fmkt.loss_weight'] for line in lines.values()] == pytest.approx(
+    assert [line['fmkt.weight'] for line in lines.values()] == pytest.approx(
         [0.5, 1.0, 1.5] + [2.0] * 9
     )
+    # mmengine would log means of what has "loss" in its name
+    assert {'task_weight', 'fmkt.theta_weight', 'wttm.weight'} <= set(lines[1])
+    assert not [name for name in lines[1] if name.endswith('loss_weight')]
     assert [line['loss_wttm'] == 0 for line in lines.values()] == [False] * 6 + [True] * 6
     given = [
         [name in line for line in lines.values()] for name in ('wttm_divergence', 'fmkt_steps')

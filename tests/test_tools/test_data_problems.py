@@ -105,3 +105,17 @@ def test_images_without_boxes_can_be_tested_on(tmp_path):
     cfg = {loader: dict(dataset=dataset) for loader in LOADERS}
     (problem,) = file_problems(cfg, LOADERS)
     assert problem == f'train_dataloader.dataset: {tmp_path}/empty.json has no boxes'
+
+
+def test_data_sets_that_are_joined_or_wrapped_are_looked_at_each(tmp_path):
+    """The second of three lacks its file."""
+    content = '{"images": [1], "annotations": [1], "categories": [{"name": "a"}]}'
+    (tmp_path / 'there.json').write_text(content)
+    there, missing = (
+        dict(type='CocoDataset', data_root=str(tmp_path), ann_file=name)
+        for name in ('there.json', 'missing.json')
+    )
+    repeated = dict(type='RepeatDataset', times=2, dataset=missing)
+    joined = dict(type='ConcatDataset', datasets=[there, repeated, there])
+    (problem,) = file_problems(dict(train_dataloader=dict(dataset=joined)), LOADERS)
+    assert 'there is no annotation file' in problem and 'missing.json' in problem

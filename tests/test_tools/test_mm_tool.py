@@ -104,3 +104,18 @@ def test_a_checkpoint_that_is_missing():
     mm_tool.check_checkpoint(['--help'])
     with pytest.raises(SystemExit, match=r"error: there is no checkpoint 'absent.pth'; give a"):
         mm_tool.check_checkpoint(['config.py', 'absent.pth', '--work-dir', 'x'])
+
+
+def test_weights_are_no_config(explained, tmp_path, monkeypatch):
+    (tmp_path / 'epoch_1.pth').write_bytes(b'')
+    monkeypatch.setattr(sys, 'argv', ['tool.py', str(tmp_path / 'epoch_1.pth')])
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    message = r'expected a config, .py .*got .*epoch_1.pth.*--teacher-checkpoint'
+    with pytest.raises(SystemExit, match=message), mm_tool.explained():
+        pass
+
+
+def test_a_base_that_stays_in_the_distiller_is_told(explained):
+    model = "dict(type='mmkd_fm.Distiller', student=dict(), losses=dict(), backbone=dict())"
+    with pytest.raises(SystemExit, match="config.py: model: Distiller has no option 'backbone'"):
+        explained(f'model = {model}')

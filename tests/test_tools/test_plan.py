@@ -358,7 +358,15 @@ def test_the_exit_status_of_the_checks(config, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert 'FAIL' in shown and "did you mean 'neck'" in shown
     assert run(cfg, tmp_path) == 1
-    assert "error: tap 'nek'" in capsys.readouterr().out
+    assert "error: the student: tap 'nek'" in capsys.readouterr().out
     cfg.model.losses.fmkt.tap = 'bbox_head.retina_cls'
     assert run(cfg, tmp_path) == 1
-    assert "error: tap 'bbox_head.retina_cls': the module was called" in capsys.readouterr().out
+    assert "tap 'bbox_head.retina_cls': the module was called" in capsys.readouterr().out
+
+
+def test_a_module_of_the_users_that_fails_is_a_message(config, tmp_path, capsys):
+    cfg = config()
+    cfg.model.student.neck.misspelt = 1
+    assert run(cfg, tmp_path) == 1
+    shown = capsys.readouterr().out
+    assert 'error: TypeError: ' in shown and "'misspelt'" in shown and ', line ' in shown
