@@ -109,7 +109,9 @@ class Distiller(BaseModel):
             self_teacher = FrozenTeacher(**teacher)
         preprocessor = student_model.data_preprocessor
         super().__init__(
-            TwoViewPreprocessor(preprocessor, self_teacher) if self_teacher else preprocessor
+            TwoViewPreprocessor(preprocessor, self_teacher, self.uses_teacher)
+            if self_teacher
+            else preprocessor
         )
         self.teacher = self_teacher
         self.task_loss_weight = task_loss_weight
@@ -293,6 +295,10 @@ class Distiller(BaseModel):
         if self.supervises_flow:  # terms give the student's own flow its gradients
             return set(self.distill_losses)
         return {name for name, loss in self.distill_losses.items() if weighs(loss)}
+
+    def uses_teacher(self) -> bool:
+        """Whether any term is computed now."""
+        return bool(self._active())
 
     @property
     def teacher_paths(self) -> set[str]:

@@ -28,11 +28,18 @@ class TwoViewPreprocessor(nn.Module):
     Args:
         student: The student's own preprocessor.
         teacher: The teacher.
+        wanted: Whether the teacher will be run on the next batch: without, no view of it is made.
     """
 
-    def __init__(self, student: BaseDataPreprocessor, teacher: FrozenTeacher) -> None:
+    def __init__(
+        self,
+        student: BaseDataPreprocessor,
+        teacher: FrozenTeacher,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
         super().__init__()
         self.student = student
+        self.wanted = wanted
         self._teacher = teacher
         own = teacher.model.data_preprocessor
         self.same_view = teacher.input_scale == 1 and _view(student) == _view(own)
@@ -49,13 +56,13 @@ class TwoViewPreprocessor(nn.Module):
 
         Returns:
             The student's `inputs` and `data_samples`, in training `teacher_inputs` too, of shape
-            (N, 3, H', W').
+            (N, 3, H', W'); where the teacher is not wanted these are the student's.
         """
         if not training:
             return self.student(data, False)
         data = self.student.cast_data(data)
         views: list[Tensor] = []
-        if not self.same_view:
+        if not self.same_view and self.wanted():
             self._teacher.model.data_preprocessor._device = self.student.device
             # else after the batch augmentations, which need the student's resolution
             resize_now = self.batch_augments is None
@@ -64,7 +71,7 @@ class TwoViewPreprocessor(nn.Module):
         views = [result['inputs'], *views]
         if self.batch_augments is not None:
             views = self._augment(views, result)
-        if not self.same_view:
+        if len(views) > 1:
             views[1] = self._cover(views[1], views[0])
         return dict(result, inputs=views[0], teacher_inputs=views[-1])
 

@@ -11,6 +11,7 @@ from mmkd_fm.models.alignment import Level, Tapped, measure
 from mmkd_fm.models.preprocessor import TwoViewPreprocessor, _pixels, common_part
 from mmkd_fm.models.taps import Tap
 from mmkd_fm.models.teacher import FrozenTeacher, rescale
+from mmkd_fm.models.terms import WEIGHTS
 
 RESIZE = dict(
     type='BatchSyncRandomResize', random_size_range=(64, 128), size_divisor=32, interval=1
@@ -174,6 +175,22 @@ def test_an_empty_list_of_augmentations_resizes_the_teachers_view_once(two_views
 
 
 # the teacher's own resolution
+
+
+def test_no_view_is_made_for_a_teacher_that_is_not_run(
+    distiller, teachers, distill_losses, raw_batch
+):
+    """A schedule has set all weights to 0; a copy of the model asks its own terms."""
+    teacher = dict(teachers['retinanet'], input_scale=2)
+    model = distiller(teacher=teacher, losses=dict(fmkt=distill_losses['fmkt']))
+    twin = copy.deepcopy(model)
+    for loss in twin.distill_losses.values():
+        for weight in [key for key in WEIGHTS if hasattr(loss, key)]:
+            setattr(loss, weight, 0)
+    data = twin.data_preprocessor(raw_batch(), True)
+    assert data['teacher_inputs'] is data['inputs']
+    data = model.data_preprocessor(raw_batch(), True)
+    assert data['teacher_inputs'].shape[-1] == 2 * data['inputs'].shape[-1]
 
 
 @pytest.mark.parametrize('divisor', [1, 32, 128])
