@@ -143,6 +143,12 @@ def is_flow(part: Any) -> bool:
     return name.rpartition('.')[2] in ('FlowNeck', 'FlowClsHead')
 
 
+def numbers_of_steps(part: str, wrapper: dict) -> list[int]:
+    """Those that a flow at a part of a model is trained with."""
+    steps = (wrapper.get('flow') or {}).get('num_steps', PARTS[part])
+    return list(steps) if isinstance(steps, (list, tuple)) else [steps]
+
+
 def set_steps(model: dict, nfe: int) -> None:
     """Set the number of steps at inference.
 
@@ -163,10 +169,11 @@ def unwrap(model: dict, state: dict) -> dict:
     """
     for part in flows(model):
         wrapper, inner = model[part], f'{part}.{part}.'
-        num_steps = (wrapper.get('flow') or {}).get('num_steps', PARTS[part])
-        if 0 not in (num_steps if isinstance(num_steps, (list, tuple)) else [num_steps]):
+        num_steps = numbers_of_steps(part, wrapper)
+        if 0 not in num_steps:
+            listed = ', '.join(map(str, num_steps))
             raise SystemExit(
-                f'error: this student was trained with {num_steps} flow steps: its head never read '
+                f'error: this student was trained with {listed} flow steps: its head never read '
                 f'features without the flow. Export it with the flow, --nfe 1, or train with 0 '
                 f'among num_steps'
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mmengine.config import Config, ConfigDict
 
-from export_student import is_flow
+from export_student import is_flow, numbers_of_steps
 from mm_tool import ROOT
 
 BASES = ROOT / 'configs' / '_base_'
@@ -115,8 +115,7 @@ def _of_detectors(base: Config, student: dict, teacher: dict) -> tuple[ConfigDic
 
 def _train_flow_of(neck: dict, losses: dict) -> None:
     """Replace the flows in training of a student's losses, in place, by those of its FlowNeck."""
-    steps = (neck.get('flow') or {}).get('num_steps', [1, 2, 4])
-    plain_too = 0 in (steps if isinstance(steps, (list, tuple)) else [steps])
+    plain_too = 0 in numbers_of_steps('neck', neck)
     for name, loss in losses.items():
         if 'flow' in loss:
             kept = {key: loss[key] for key in loss if key != 'levels'}  # the neck says which
