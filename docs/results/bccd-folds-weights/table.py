@@ -5,8 +5,8 @@ r"""BCCD, five folds: do larger weights of WTTM help the ResNet, and of PKD?
     python tools/experiments.py docs/results/bccd-folds-weights
 
 The rows of ../bccd-folds-pairs had been seen. Weights are chosen on folds 0 and 1 alone, with seeds
-0 and 1: of WTTM beside FM-KT^Theta and of PKD, each by its best mean. The chosen are compared on
-folds 2 to 4, with seeds 2, 3, 4, 7, 8 and 9. Written down before the first run.
+0 and 1: of WTTM beside FM-KT^Theta, or KD in its place, and of PKD, each by its best mean. The
+chosen are compared on folds 2 to 4, with seeds 2, 3, 4, 7, 8 and 9. Written down before any result.
 """
 
 _base_ = '../bccd-folds-pairs/table.py'
@@ -34,6 +34,14 @@ rows = dict(
         )
         for weight in (1, 2, 4)
     },
+    r18_fmkt_kd=dict(
+        _base_.rows.r18_fmkt_wttm,
+        label='R18, FM-KT^Theta + KD',
+        options=dict(
+            _base_.rows.r18_fmkt_wttm.options,
+            **{'model.losses.wttm.gamma': 1.0, 'model.losses.wttm_boxes.gamma': 1.0},
+        ),
+    ),
     **{
         f'r18_pkd_{weight}': row(_base_.rows.r18_pkd_fine, f'weight {weight}', pkd=float(weight))
         for weight in (16, 32)
