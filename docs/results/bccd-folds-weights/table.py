@@ -43,4 +43,5 @@ rows = dict(
     **{f'mobilenetv2_{name}': _base_.rows[f'mobilenetv2_{name}'] for name in known},
     # a training of its own each, on the folds that the choice has not seen
     **{f'{name}_chosen': with_wttm(name, chosen, 'WTTM {}, as chosen') for name in tried},
+    r18_pkd_chosen=row('r18_pkd_fine', 'weight 16, as chosen', pkd=16),  # by 0.05
 )
