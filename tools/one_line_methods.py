@@ -106,10 +106,10 @@ def _of_detectors(base: Config, student: dict, teacher: dict) -> tuple[ConfigDic
             'objects alone, so that features alone are compared'
         )
     if 'loss_dfl' in head:  # GFL-type heads predict distributions of boxes
-        return base.gfl_losses, 'it is for classifiers, and these are detectors'
+        return base.gfl_losses, 'it is for classifiers, or for the stages of a cascade'
     return base.dense_losses, (
-        'it is for classifiers, or for heads that predict distributions of boxes, and the '
-        "student's has no loss_dfl"
+        'it is for classifiers, for the stages of a cascade, or for heads that predict '
+        "distributions of boxes, and the student's has no loss_dfl"
     )
 
 

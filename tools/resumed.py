@@ -36,22 +36,22 @@ def check_resumed(cfg: Config, work_dir: str, asked: str | None) -> None:
         state = CheckpointLoader.load_checkpoint(path, map_location='cpu').get(KEY)
     except Exception:  # the Runner, which can't read it either, says best why
         return
-    losses = cfg.model.get('losses')
+    distils = 'student' in cfg.model
     start = f'To start anew from its weights use --cfg-options load_from={path}, without --resume'
-    if state is None and losses is not None:
+    if state is None and distils:
         raise ValueError(
             f'--resume: {path} has no distillation state, so no distillation can go on from it. '
             f'{start}'
         )
     if state is None:
         return
-    if losses is None:
+    if not distils:
         raise ValueError(
             f'--resume: {path} is of a distillation with {_listed(state["terms"])}, which a plain '
             f'config would not go on with: give the config of the distillation, or the same '
             f'--teacher and --distill as before. {start}'
         )
-    used = choose_terms(losses, cfg.model.get('terms'))
+    used = choose_terms(cfg.model.get('losses', {}), cfg.model.get('terms'))
     terms = [name for name, loss in used.items() if loss.get('loss_weight', 1) != 0]
     if terms != state['terms']:  # the optimizer's state is found by its place
         raise ValueError(

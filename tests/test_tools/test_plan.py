@@ -361,7 +361,7 @@ def test_the_exit_status_of_the_checks(config, tmp_path, capsys):
     assert "error: the student: tap 'nek'" in capsys.readouterr().out
     cfg.model.losses.fmkt.tap = 'bbox_head.retina_cls'
     assert run(cfg, tmp_path) == 1
-    assert "tap 'bbox_head.retina_cls': the module was called" in capsys.readouterr().out
+    assert "error: tap 'bbox_head.retina_cls': the module was called" in capsys.readouterr().out
 
 
 def test_a_module_of_the_users_that_fails_is_a_message(config, tmp_path, capsys):

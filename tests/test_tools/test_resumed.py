@@ -20,6 +20,8 @@ def folder(tmp_path):
 
 
 def config(resume=False, load_from=None, **model):
+    if 'type' not in model:
+        model.update(type='mmkd_fm.Distiller', student=dict(type='GFL'))
     return Config(dict(model=dict(model), resume=resume, load_from=load_from))
 
 
@@ -67,6 +69,7 @@ def test_a_plain_checkpoint_is_not_resumed_by_a_distillation(folder):
     with pytest.raises(ValueError, match='plain.pth has no distillation state.*load_from='):
         check_resumed(config(losses=LOSSES), str(folder), plain)
     check_resumed(config(type='GFL'), str(folder), plain)
+    check_resumed(config(type='Mine', losses=[dict()]), str(folder), plain)  # no distillation's
 
 
 def test_what_does_not_resume_is_not_looked_at(folder):
