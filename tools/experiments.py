@@ -6,7 +6,8 @@ The folder's table.py declares what is run. Each run leaves a small file in runs
 come the page beside the folder and its figure. The folder's notes.md, if there is one, is put below
 the tables. Teachers are trained first, then seed by seed all rows, so that a table that is stopped
 early is balanced. A table may cross-validate, its seeds taking turns on folds, as
-docs/results/bccd-folds does.
+docs/results/bccd-folds does, and show rows of another table, whose runs they stay, as
+docs/results/bccd-folds-weights does.
 
 It can be interrupted at any time: the same command goes on where it stopped. What is not here:
 tuning. The rows are what table.py says before they are run.

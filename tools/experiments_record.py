@@ -99,7 +99,7 @@ def public(value: object, work_dir: Path | None = None) -> object:
 
 def result_path(table: Table, row: str, seed: int) -> Path:
     """Where the result of a run lies."""
-    return table.folder / 'runs' / f'{row}_seed{seed}.json'
+    return table.elsewhere.get(row, table.folder) / 'runs' / f'{row}_seed{seed}.json'
 
 
 def write_json(path: Path, content: object) -> None:
@@ -126,7 +126,9 @@ def read_results(table: Table) -> list[dict]:
     Raises:
         ValueError: If a file is broken, or is none of this table's as it is declared now.
     """
-    runs = [_read_result(path, table) for path in sorted(table.folder.glob('runs/*.json'))]
+    paths = [*table.folder.glob('runs/*.json')]
+    paths += [result_path(table, row, seed) for row in table.elsewhere for seed in table.seeds]
+    runs = [_read_result(path, table) for path in sorted(paths) if path.is_file()]
     rows = list(table.rows)
     return sorted(runs, key=lambda run: (rows.index(run['row']), table.seeds.index(run['seed'])))
 
@@ -144,7 +146,11 @@ def _read_result(path: Path, table: Table) -> dict:
     known(f'{where}: row', [run['row']], table.rows)
     known(f'{where}: seed', [run['seed']], table.seeds)
     if path != result_path(table, run['row'], run['seed']):
-        raise ValueError(f'{where}: holds row {run["row"]}, seed {run["seed"]}; rename it')
+        expected = result_path(table, run['row'], run['seed'])
+        expected = f'{expected.parents[1].name}/runs/{expected.name}'
+        raise ValueError(
+            f'{where}: holds row {run["row"]}, seed {run["seed"]}; its place is {expected}'
+        )
     row = table.row_of(run['row'], run['seed'])
     _same(where, run, declared(row), 'table.py')
     if row.teacher is not None:

@@ -45,7 +45,14 @@ def table_text(table: Table, lines: Sequence[Line]) -> list[str]:
 
 
 def _fewer(seeds: Sequence[int], wanted: Sequence[int]) -> str:
-    return f'{len(seeds)} of {len(wanted)} ({", ".join(map(str, seeds))})'
+    spans: list[list[int]] = []
+    for seed in sorted(seeds):
+        if spans and seed == spans[-1][-1] + 1:
+            spans[-1].append(seed)
+        else:
+            spans.append([seed])
+    which = (f'{span[0]}-{span[-1]}' if len(span) > 2 else str(span)[1:-1] for span in spans)
+    return f'{len(seeds)} of {len(wanted)} ({", ".join(which)})'
 
 
 def noise_text(table: Table, lines: Sequence[Line]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -15,7 +15,7 @@ VALIDATION = 'validation'
 NAME = re.compile(r'[A-Za-z0-9][\w.-]*')
 PARTS = (
     *('title', 'metric', 'scale', 'seeds', 'baselines'),
-    *('teachers', 'rows', 'options', 'evaluations', 'folds'),
+    *('teachers', 'rows', 'options', 'evaluations', 'folds', 'runs_of'),
 )
 
 
@@ -76,6 +76,8 @@ class Table:
             options, takes the last validation of the training.
         folds: Number of folds of a cross-validation, of which seed N has fold N mod folds, in
             place of '{fold}' in the rows' teachers and options that are text; None without.
+        elsewhere: Rows of another table that this one shows, name -> that table's folder, where
+            their results lie.
     """
 
     folder: Path
@@ -88,6 +90,7 @@ class Table:
     rows: dict[str, Row]
     evaluations: dict[str, dict]
     folds: int | None
+    elsewhere: dict[str, Path] = field(default_factory=dict)
 
     @property
     def shown(self) -> list[str]:
@@ -251,7 +254,29 @@ def _table(folder: Path, cfg: dict) -> Table:
             )
         if row.teacher is not None:
             known(f'teacher of row {row.name!r}', [row.teacher], table.teachers)
+    if 'runs_of' in cfg:
+        table.elsewhere.update(_elsewhere(table, (folder / cfg['runs_of']).resolve()))
     return table
+
+
+def _elsewhere(table: Table, folder: Path) -> dict[str, Path]:
+    """Rows whose runs are another table's, which has to declare them in the same way."""
+    other = read_table(folder)
+    for name in table.rows.keys() & other.rows.keys():
+        for what, own, its in [
+            ('row', table.rows[name], other.rows[name]),
+            ('teachers', table.teachers, other.teachers),
+            ('evaluations', table.evaluations, other.evaluations),
+            ('folds', table.folds, other.folds),
+            ('metric', table.metric, other.metric),
+        ]:
+            if own != its:
+                raise ValueError(
+                    f'runs_of: {other.folder.name} has a row {name!r} too, with another {what}; '
+                    'take the row from there as it is, or give it another name'
+                )
+        known(f'seeds of row {name!r}, which is of {folder.name}', table.seeds, other.seeds)
+    return {name: other.elsewhere.get(name, folder) for name in other.rows if name in table.rows}
 
 
 def _check_name(name: str) -> None:

@@ -221,9 +221,10 @@ def call(folder, capsys):
     def run(*options):
         from experiments import main
 
-        status = main([str(folder), '--work-dir', str(folder / 'work'), *options])
+        status = main([str(run.folder), '--work-dir', str(folder / 'work'), *options])
         return status, ' '.join(capsys.readouterr().out.split())
 
+    run.folder = folder
     yield run
     signal.signal(signal.SIGTERM, before)
 
@@ -258,6 +259,45 @@ def test_page_and_figure(folder, write, call):
     assert 'arning' not in page
     figure = folder.parents[1] / 'figures/drawn_results.png'
     assert figure.read_bytes()[:4] == b'\x89PNG'
+
+
+def test_a_table_shows_runs_of_another(folder, write, call):
+    """Not trained again, and not kept twice; a row that is declared otherwise is refused."""
+    from experiments_record import read_results
+    from experiments_table import read_table
+
+    for seed, value in enumerate((0.40, 0.42)):
+        write('plain', seed, value)
+    more = folder.with_name('more')
+    text = """
+_base_ = '../drawn/table.py'
+runs_of = '../drawn'
+seeds = [0, 1]
+baselines = ['plain']
+stronger = {'model.losses.pkd.loss_weight': 9.0}
+rows = dict(_delete_=True, plain=_base_.rows.plain, pkd_9=dict(_base_.rows.pkd, options=stronger))
+"""
+    more.mkdir()
+    (more / 'table.py').write_text(text)
+    call.folder = more
+    status, said = call('--dry-run')
+    assert status == 0 and '3 to run' in said and 'plain, seed' not in said  # and the teacher
+    runs = read_results(read_table(more))
+    assert [(run['row'], run['seed']) for run in runs] == [('plain', 0), ('plain', 1)]
+    assert call('--render')[0] == 0
+    assert '| plain student | 2 | 40.00, 42.00 |' in more.with_name('more.md').read_text()
+    assert not (more / 'runs').exists()
+
+    for old, new, message in [
+        ('[0, 1]', '[0, 7]', "seeds of row 'plain', which is of drawn: 7 not known; valid names:"),
+        ('plain=_b', 'plain=dict(_base_.rows.plain, label="x"), b=_b', "row 'plain' too, with ano"),
+        ('pkd_9', 'pkd', "runs_of: drawn has a row 'pkd' too, with another row"),
+        ("'../drawn'", "'../gone'", 'gone/table.py: expected the declaration of a table'),
+    ]:
+        assert old in text
+        (more / 'table.py').write_text(text.replace(old, new, 1))
+        status, said = call('--dry-run')
+        assert status == 1 and message in said, said
 
 
 def test_rows_of_another_group_are_not_compared(folder, write, call):
@@ -632,7 +672,7 @@ def changed(**parts):
         (lambda text: '{"row": "plain"}', 'seed, config, options, tests'),
         (changed(row='kd'), 'row: kd not known; valid names: plain, pkd, flow'),
         (changed(seed=4), 'seed: 4 not known; valid names: 0, 1, 2'),
-        (changed(seed=1), 'holds row plain, seed 1; rename it'),
+        (changed(seed=1), 'holds row plain, seed 1; its place is drawn/runs/plain_seed1.json'),
         (changed(options={'a': 1}), 'with other options than table.py declares: expected {}'),
         (changed(tests={'val': {}}), 'with other tests than table.py declares'),
         (changed(evaluations={'val': {}}), 'expected the evaluations val, test'),

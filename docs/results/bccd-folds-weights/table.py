@@ -16,8 +16,8 @@ Of WTTM alone, CWD + WTTM, KD in WTTM's place and MobileNetV2 only the ResNet's 
 
 _base_ = '../bccd-folds-pairs/table.py'
 
+runs_of = '../bccd-folds-pairs'  # of the rows that both have
 title = 'BCCD, five folds: larger weights of WTTM, R18 and MobileNetV2 of a quarter, 12 epochs'
-seeds = list(range(3 * _base_.folds))  # three of each fold
 baselines = ['r18_plain', 'r18_pkd_fine', 'mobilenetv2_pkd_fine']
 
 
