@@ -1,7 +1,7 @@
-"""Whether a resumed training goes on with the terms that its checkpoint was trained with.
+"""Whether a resumed training goes on with the terms and the teacher of its checkpoint.
 
 Asked before a Runner is made: that replaces the config in the work directory, and reads the
-checkpoint afterwards. The teacher is recognised by its weights, when they are loaded.
+checkpoint afterwards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_resumed(cfg: Config, work_dir: str, asked: str | None) -> None:
-    """Refuse other terms than a checkpoint's, a distillation of a plain one, and the reverse.
+    """Refuse other terms than a checkpoint's, another teacher, and plain ones for distilled ones.
 
     Args:
         cfg: Of the training that would go on.
@@ -59,6 +59,30 @@ def check_resumed(cfg: Config, work_dir: str, asked: str | None) -> None:
             f'{_listed(terms)}; go on with the same, in that order, or name another --work-dir. '
             f'{start}'
         )
+    if terms and state.get('teacher') and _fingerprint(cfg) not in (state['teacher'], None):
+        teacher = cfg.model.teacher.get('checkpoint')
+        raise ValueError(
+            f'--resume: {path} was trained with another teacher than {teacher}: its weights '
+            f'differ; give the same, wherever its file lies now, or name another --work-dir. '
+            f'{start}'
+        )
+
+
+def _fingerprint(cfg: Config) -> str | None:
+    """That of the teacher of a config; None if it can't be built, which training says best."""
+    from mmengine.utils import import_modules_from_strings
+
+    from mmkd_fm.models.teacher import FrozenTeacher
+    from plan_models import quiet, scope_of
+
+    try:
+        import_modules_from_strings(**cfg.get('custom_imports', dict(imports=None)))
+        with scope_of(cfg), quiet():
+            teacher = FrozenTeacher(**cfg.model.teacher)
+            teacher.load('cpu')
+    except Exception:
+        return None
+    return teacher.fingerprint()
 
 
 def checkpoint_of(cfg: Config, work_dir: str, asked: str | None) -> str | None:

@@ -91,6 +91,15 @@ def test_the_run_is_resumed_from_another_directory(one_line, tools, tmp_path):
         tools.root / 'tools' / 'train.py', config, *refused, cwd=tmp_path, check=False
     )
     assert status == 1 and 'was trained with fmkt wttm, not with wttm' in output
+    other = tools.load(one_line.parent / 'weights.pth')
+    next(iter(other['state_dict'].values())).mul_(2)
+    torch.save(other, tmp_path / 'other.pth')
+    refused = (*more[:2], 'model.teacher.checkpoint=other.pth')
+    status, output = tools.run_python(
+        tools.root / 'tools' / 'train.py', config, *refused, cwd=tmp_path, check=False
+    )
+    assert status == 1 and output.splitlines()[-1].startswith('error: --resume:')
+    assert 'another teacher than other.pth: its weights differ' in output
     assert config.read_text() == text  # what the checkpoints are of
     torch.save(
         dict(state_dict=after['state_dict']), tmp_path / 'student.pth'
