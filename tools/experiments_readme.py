@@ -1,4 +1,4 @@
-"""The short table of an experiment in a README, between its marks."""
+"""The short tables of an experiment in a README, between their marks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def summary(table: Table, runs: Sequence[dict], rows: Sequence[str] = ()) -> str
 
 
 def into_readme(table: Table, runs: Sequence[dict], readme: Path) -> bool:
-    """Write the summary between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+    """Write the summary between each ``<!-- table: NAME -->`` and ``<!-- end -->``.
 
     ``<!-- table: NAME, rows: ROW ... -->`` shows these rows alone.
 
@@ -74,10 +74,13 @@ def into_readme(table: Table, runs: Sequence[dict], readme: Path) -> bool:
         Whether the file has such marks.
     """
     text = readme.read_text(encoding='utf-8')
-    marked = re.search(MARKED.format(name=re.escape(table.folder.name)), text, re.DOTALL)
-    if not marked:
-        return False
-    rows = (marked['rows'] or '').split()
-    before, after = text[: marked.end('begin')], text[marked.start('end') :]
-    readme.write_text(f'{before}\n{summary(table, runs, rows)}\n{after}', encoding='utf-8')
-    return True
+    marks = re.compile(MARKED.format(name=re.escape(table.folder.name)), re.DOTALL)
+
+    def filled(marked: re.Match) -> str:
+        rows = (marked['rows'] or '').split()
+        return f'{marked["begin"]}\n{summary(table, runs, rows)}\n{marked["end"]}'
+
+    written, count = marks.subn(filled, text)
+    if count:
+        readme.write_text(written, encoding='utf-8')
+    return count > 0

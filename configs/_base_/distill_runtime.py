@@ -76,9 +76,11 @@ best_anchor_losses = dict(
     wttm=dict(wttm, anchors='max'),
     kd=dict(type='mmkd_fm.KDLoss', temperature=1.0, anchors='max', **scores),
 )
-# GFL-type heads also predict a distribution for each side of a box. The weights are those of
-# docs/results/bccd-gfl.md. CWD as FM-KT's metric: validation AP 49.4 instead of PKD's 48.5 there
-# (three seeds; the interval holds 0), 21.1 instead of 18.5 in docs/results/demo-gfl.md (one seed).
+# GFL-type heads also predict a distribution for each side of a box. The weights of FM-KT and PKD
+# are those of docs/results/bccd-gfl.md, where WTTM has 0.5; 4 was the best of 0.5, 2, 4 and 8
+# beside FM-KT in docs/results/bccd-folds-weights.md, not tried on COCO. CWD as FM-KT's metric:
+# validation AP 49.4 instead of PKD's 48.5 (docs/results/bccd-gfl.md, three seeds; the interval
+# holds 0), 21.1 instead of 18.5 in docs/results/demo-gfl.md (one seed).
 box_tap = dict(
     tap=dict(scores='bbox_head', boxes='bbox_head'),
     index=dict(scores=0, boxes=1),
@@ -87,8 +89,8 @@ gfl_losses = dict(
     dense_losses,
     fmkt_cwd=dict(fmkt, metric=dict(type='mmkd_fm.CWDLoss')),
     pkd=dict(pkd, loss_weight=8.0),
-    wttm=dict(wttm, loss_weight=0.5),
-    wttm_boxes=dict(wttm, **dict(box_tap, loss_weight=0.5)),
+    wttm=dict(wttm, loss_weight=4.0),
+    wttm_boxes=dict(wttm, **dict(box_tap, loss_weight=4.0)),
     kd_boxes=dict(type='mmkd_fm.KDLoss', temperature=1.0, loss_weight=0.5, **box_tap),
 )
 # Two-stage detectors, whose teacher scores the student's RoIs:

@@ -352,6 +352,11 @@ def test_the_readme_has_the_table_between_its_marks(folder, write, call):
         before, begin, *chosen, end, after = readme.read_text().splitlines()
         assert (before, begin, end, after) == ('Before', mark, rows[-1], 'After <!-- end -->')
         assert chosen == [*rows[1:3], rows[4]]
+    both = [f'{mark}\n<!-- end -->', '<!-- table: drawn -->\nold\n<!-- end -->']
+    readme.write_text('\nBetween\n'.join(both))
+    assert call('--render')[0] == 0
+    first, second = readme.read_text().split('\nBetween\n')
+    assert first.splitlines() == [mark, *chosen, rows[-1]] and second.splitlines() == rows
     readme.write_text('<!-- table: drawn, rows: pkd flow cwd -->\n<!-- end -->\n')
     status, text = call('--render')
     assert status == 1 and 'asks for rows flow, cwd, which have fewer than 3 seeds' in text

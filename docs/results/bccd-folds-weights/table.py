@@ -18,20 +18,20 @@ _base_ = '../bccd-folds-pairs/table.py'
 
 runs_of = '../bccd-folds-pairs'  # of the rows that both have
 title = 'BCCD, five folds: larger weights of WTTM, R18 and MobileNetV2 of a quarter, 12 epochs'
-baselines = ['r18_plain', 'r18_pkd_fine', 'mobilenetv2_pkd_fine']
+baselines = ['r18_plain', 'r18_pkd_fine', 'mobilenetv2_plain', 'mobilenetv2_pkd_fine']
 
 
 def row(name, label, **changes):
     """A row of the other table with other options of its losses."""
     base = _base_.rows[name]
     options = {f'model.losses.{key}': value for key, value in changes.items()}
-    return dict(base, label=f'{base.label}, {label}', options=dict(base.options, **options))
+    return dict(base, label=label.format(base.label), options=dict(base.options, **options))
 
 
-def with_wttm(name, weight, label='WTTM {}', **changes):
+def with_wttm(name, weight, label='{}', **changes):
     """The same with a weight of WTTM on scores and on boxes."""
     weights = {f'{loss}.loss_weight': float(weight) for loss in ('wttm', 'wttm_boxes')}
-    return row(name, label.format(weight), **weights, **changes)
+    return row(name, f'{label} of weight {weight}', **weights, **changes)
 
 
 known = ('plain', 'pkd_fine', 'fmkt_wttm', 'cwd_wttm')
@@ -40,10 +40,10 @@ rows = dict(
     _delete_=True,
     **{f'r18_{name}': _base_.rows[f'r18_{name}'] for name in known},
     **{f'r18_fmkt_wttm_{weight}': with_wttm('r18_fmkt_wttm', weight) for weight in (2, 4, 8)},
-    r18_pkd_16=row('r18_pkd_fine', 'weight 16', **{'pkd.loss_weight': 16.0}),
+    r18_pkd_16=row('r18_pkd_fine', '{}, weight 16', **{'pkd.loss_weight': 16.0}),
     r18_cwd_wttm_4=with_wttm('r18_cwd_wttm', 4),
     r18_wttm_4=with_wttm('r18_wttm', 4),
-    r18_fmkt_kd_4=with_wttm('r18_fmkt_wttm', 4, 'gamma 1 (KD), weight {}', **kd),
+    r18_fmkt_kd_4=with_wttm('r18_fmkt_wttm', 4, 'R18, FM-KT^Theta + KD (gamma 1)', **kd),
     **{f'mobilenetv2_{name}': _base_.rows[f'mobilenetv2_{name}'] for name in known},
     mobilenetv2_fmkt_wttm_4=with_wttm('mobilenetv2_fmkt_wttm', 4),
 )
