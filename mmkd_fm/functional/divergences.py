@@ -30,14 +30,20 @@ def check_temperature(temperature: float) -> None:
 
 
 def _standardise(x: Tensor, eps: float) -> Tensor:
-    """Zero mean and unit (unbiased) deviation for each channel, over batch and space."""
+    """Zero mean and unit (unbiased) deviation for each channel, over batch and space.
+
+    A channel that is constant up to rounding becomes 0, without a gradient.
+    """
     x = x.reshape(*x.shape[:2], -1)
-    x = x - x.mean(dim=(0, 2), keepdim=True)
+    mean = x.mean(dim=(0, 2), keepdim=True)
+    x = x - mean
     # thrice as fast as torch.std on CPUs; rounds less when taken over space first, then the batch
     norm = torch.linalg.vector_norm(x, dim=2, keepdim=True)
     norm = torch.linalg.vector_norm(norm, dim=0, keepdim=True)
     deviation = norm / math.sqrt(x.shape[0] * x.shape[2] - 1)
-    return x * (deviation + eps).reciprocal()
+    # noise of any direction, by whose size the gradient would be divided
+    constant = deviation <= 16 * torch.finfo(x.dtype).eps * mean.abs()
+    return x * (deviation + eps).reciprocal().masked_fill(constant, 0)
 
 
 def pkd_loss(student: Tensor, teacher: Tensor, eps: float = 1e-6) -> Tensor:
@@ -46,7 +52,8 @@ def pkd_loss(student: Tensor, teacher: Tensor, eps: float = 1e-6) -> Tensor:
     Up to normalisation this is 1 - Pearson's correlation of each channel over batch and space, so
     it ignores each channel's scale and shift. Where the sizes differ, the student is resized
     bilinearly to the teacher's. With a single element per channel there is no correlation: the
-    result is a zero connected to the graph.
+    result is a zero connected to the graph. A constant channel of the student's correlates with
+    nothing and has no gradient.
 
     Args:
         student: Shape (N, C, H, W).

@@ -36,5 +36,6 @@ def decouple_pairs(batch_size: int, ratio: float, seed: int, iteration: int) -> 
     order = list(range(batch_size))
     kept = round(ratio * batch_size)
     others = order[kept:]
-    random.Random(f'{seed}/{iteration}').shuffle(others)
+    # a stream of its own: not that of the numbers of steps
+    random.Random(f'pairs/{seed}/{iteration}').shuffle(others)
     return torch.tensor(order[:kept] + others, dtype=torch.int64)

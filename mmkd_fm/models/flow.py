@@ -5,6 +5,7 @@ from typing import Optional, Union
 
 import torch
 from mmengine.logging import MessageHub
+from mmengine.model import PretrainedInit
 from torch import Tensor, nn
 
 from mmkd_fm.functional import (
@@ -181,6 +182,42 @@ def check_inference(nfe: int, solver: str) -> None:
         raise ValueError(f'nfe must be a whole number of steps, 0 or more, but got {nfe!r}')
     if solver not in SOLVERS:
         raise ValueError(f'unknown solver {solver!r}; valid names: {", ".join(sorted(SOLVERS))}')
+
+
+def check_kept(owner: str, kept: bool) -> None:
+    """Say where the steps of a flow are kept.
+
+    Raises:
+        RuntimeError: If they were not.
+    """
+    if not kept:
+        raise RuntimeError(
+            f'the {owner} keeps its steps in training mode alone; call model.train() before '
+            f'computing the loss'
+        )
+
+
+def rename_plain(module: nn.Module, state_dict: dict, prefix: str, wrapped: str) -> None:
+    """Let a module with a flow read the state of the plain part that it wraps.
+
+    A part of its own state, such as buffers alone, is left as it is.
+
+    Args:
+        module: The module with the flow.
+        state_dict: What is loaded, changed in place.
+        prefix: Of the module's keys.
+        wrapped: Name of the wrapped part.
+    """
+    names = [key[len(prefix) :] for key in state_dict if key.startswith(prefix)]
+    if not module.state_dict().keys() & set(names):
+        for name in names:
+            state_dict[f'{prefix}{wrapped}.{name}'] = state_dict.pop(f'{prefix}{name}')
+
+
+def is_pretrained(init_cfg: Union[dict, list, None]) -> bool:
+    """Whether an `init_cfg` of mmengine loads a checkpoint."""
+    configs = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
+    return any(config.get('type') in ('Pretrained', PretrainedInit) for config in configs)
 
 
 def _progress(key: str) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmkd_fm.generators import preserved_generators
-from mmkd_fm.models.flow import Flow, check_inference
+from mmkd_fm.models.flow import Flow, check_inference, is_pretrained, rename_plain
 from mmkd_fm.registry import MODELS, build_part
 
 Feats = Union[Tensor, Sequence[Tensor]]
@@ -96,9 +96,10 @@ class FlowClsHead(BaseModule):
         self._start = copy.deepcopy(self.flow.state_dict())
 
     def init_weights(self) -> None:
-        """Initialise the wrapped head; its flow begins as built, whatever `init_cfg` says."""
+        """Initialise the wrapped head; its flow begins as built, unless `init_cfg` loads it."""
         super().init_weights()
-        self.flow.load_state_dict(self._start)
+        if not is_pretrained(self.init_cfg):
+            self.flow.load_state_dict(self._start)
 
     def forward(self, feats: Feats) -> Tensor:
         """Logits of the transported feature, shape (N, classes).
@@ -150,10 +151,7 @@ class FlowClsHead(BaseModule):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         """Accept a checkpoint of the plain student: its head is the wrapped one."""
-        own = [key for key in state_dict if key.startswith(prefix)]
-        if not any(key.startswith(f'{prefix}flow.') for key in own):
-            for key in own:
-                state_dict[f'{prefix}head.{key[len(prefix) :]}'] = state_dict.pop(key)
+        rename_plain(self, state_dict, prefix, 'head')
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

@@ -9,8 +9,9 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmkd_fm.functional import Transport
+from mmkd_fm.functional.forms import precise
 from mmkd_fm.generators import preserved_generators
-from mmkd_fm.models.flow import Flow, check_inference
+from mmkd_fm.models.flow import Flow, check_inference, is_pretrained, rename_plain
 from mmkd_fm.models.probe import where_it_runs
 from mmkd_fm.registry import MODELS, build_part
 
@@ -93,9 +94,10 @@ class FlowNeck(BaseModule):
         self._start = copy.deepcopy(self.flows.state_dict())
 
     def init_weights(self) -> None:
-        """Initialise the wrapped neck; flows begin as built, whatever the model's `init_cfg`."""
+        """Initialise the wrapped neck; flows begin as built, unless `init_cfg` loads them."""
         super().init_weights()
-        self.flows.load_state_dict(self._start)
+        if not is_pretrained(self.init_cfg):
+            self.flows.load_state_dict(self._start)
 
     def forward(self, inputs: Any) -> tuple[Tensor, ...]:
         """The levels that the head reads: mean estimates in place of the wrapped neck's levels.
@@ -127,6 +129,8 @@ class FlowNeck(BaseModule):
                 endpoint = transported.endpoint
                 # at inference as without the flow, so that half-precision heads can read it
                 outputs[int(level)] = endpoint if self.training else endpoint.to(x.dtype)
+        if flows and drawn and self.training:  # RoI extractors expect one dtype of all levels
+            outputs = [precise(x) for x in outputs]
         if not keep_steps:
             return tuple(outputs)
         pyramid = FlowedPyramid(outputs)
@@ -135,10 +139,7 @@ class FlowNeck(BaseModule):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
         """Accept a checkpoint of the plain detector: its neck is the wrapped one."""
-        own = [key for key in state_dict if key.startswith(prefix)]
-        if not any(key.startswith(f'{prefix}flows.') for key in own):
-            for key in own:
-                state_dict[f'{prefix}neck.{key[len(prefix) :]}'] = state_dict.pop(key)
+        rename_plain(self, state_dict, prefix, 'neck')
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -53,11 +53,21 @@ class HeadLogits:
         boxes = tuple(self.boxes[i] for i in levels) if self.boxes else ()
         return replace(self, grid=tuple(self.grid[i] for i in levels), boxes=boxes)
 
-    def logits(self, rows: Tensor) -> Tensor:
-        """Logits of what the head gives, in float32 at least."""
-        rows = precise(rows)
+    def logits(self, rows: Tensor, given: Optional[torch.dtype] = None) -> Tensor:
+        """Logits of what the head gives, in float32 at least.
+
+        Args:
+            rows: Shape (M, channels).
+            given: The type in which the head gave them; None is that of ``rows``.
+        """
+        given, rows = given or rows.dtype, precise(rows)
+        if not self.activated:
+            return rows
+        if given.itemsize < rows.dtype.itemsize:
+            # half precision rounds to 1 from a quarter of its eps below it: no gradient would pass
+            rows = rows * (1 - torch.finfo(given).eps / 4)
         # beyond one rounding from 0 and 1 nothing is known of a probability
-        return torch.logit(rows, eps=torch.finfo(rows.dtype).eps) if self.activated else rows
+        return torch.logit(rows, eps=torch.finfo(rows.dtype).eps)
 
     def confidence(self, rows: Tensor) -> Tensor:
         """Probability that there is an object, shapes (M, channels) to (M,)."""

@@ -62,6 +62,19 @@ def test_pkd_is_finite_where_a_channel_is_constant():
     assert student.grad.isfinite().all()
 
 
+@pytest.mark.parametrize('value', [0.0, 0.1, -3e4])
+def test_a_constant_channel_has_no_gradient_and_changes_no_other(value):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 4, 5, 6), torch.randn(2, 4, 5, 6)
+    student[:, 3] = value
+    student.requires_grad_()
+    pkd_loss(student, teacher).backward()
+    assert student.grad[:, 3].eq(0).all()
+    alone = student.detach()[:, :3].requires_grad_()
+    pkd_loss(alone, teacher[:, :3]).backward()
+    torch.testing.assert_close(student.grad[:, :3], alone.grad * 3 / 4)
+
+
 def test_cwd_compares_spatial_softmaxes_by_hand(maps):
     student, teacher = (m.flatten(0, 1).flatten(1) / 4 for m in maps)
     p, q = teacher.softmax(1), student.softmax(1)

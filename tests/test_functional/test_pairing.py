@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmkd_fm.functional import decouple_pairs
+from mmkd_fm.functional import decouple_pairs, draw_num_steps
 
 
 @pytest.mark.parametrize('ratio', [0, 0.25, 0.5, 0.9, 1])
@@ -31,6 +31,14 @@ def test_the_draw_is_a_pure_function_of_seed_and_iteration():
     assert not torch.equal(decouple_pairs(9, 0, 1, 3), decouple_pairs(9, 0, 1, 4))
     assert torch.equal(decouple_pairs(9, 0, 1, 3), decouple_pairs(9, 0, 1, 3))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_pairs_do_not_depend_on_the_number_of_steps():
+    swapped = {1: [], 2: [], 4: []}
+    for i in range(3000):
+        swapped[draw_num_steps((1, 2, 4), 0, i)].append(decouple_pairs(2, 0, 0, i).tolist()[0])
+    for one in swapped.values():  # five standard deviations
+        assert abs(sum(one) / len(one) - 0.5) < 5 * (0.25 / len(one)) ** 0.5
 
 
 @pytest.mark.parametrize('ratio', [-0.1, 1.5, float('nan')])

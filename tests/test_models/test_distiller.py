@@ -419,7 +419,8 @@ def test_every_parameter_gets_a_gradient(
     if name in losses:
         losses = {name: losses[name]}
     else:
-        losses = dict(fmkt=dict(losses['fmkt'], objective=objective))
+        metric = dict(type='mmkd_fm.MSELoss')
+        losses = dict(fmkt=dict(losses['fmkt'], objective=objective, metric=metric))
     model = distiller(kind, losses)
     loss_of(model, raw_batch())[0].backward()
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from mmdet.models.roi_heads import SingleRoIExtractor
 from torch import nn
 
 from mmkd_fm.functional import draw_num_steps, pkd_loss, transport
@@ -128,6 +129,26 @@ def test_a_plain_checkpoint_becomes_the_wrapped_neck(neck):
     neck().load_state_dict(state, strict=True)
 
 
+def test_a_part_of_its_own_state_is_its_own(neck):
+    """Such as the statistics that mmdet's SyncNormHook hands from rank to rank."""
+    model = neck()
+    part = {k: torch.full_like(v, 3) for k, v in model.state_dict().items() if 'lateral' in k}
+    assert part and model.load_state_dict(dict(part), strict=False).unexpected_keys == []
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in part.items())
+
+
+def test_a_pretrained_init_cfg_brings_its_flows(neck, tmp_path):
+    trained = neck()
+    nn.init.ones_(trained.flows['1'].meta_encoder.conv1.weight)
+    torch.save(dict(state_dict={f'neck.{k}': v for k, v in trained.state_dict().items()}),
+               tmp_path / 'trained.pth')  # fmt: skip
+    checkpoint = dict(type='Pretrained', checkpoint=str(tmp_path / 'trained.pth'), prefix='neck')
+    model = neck(init_cfg=checkpoint)
+    model.init_weights()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, trained.state_dict()[key]), key
+
+
 def test_channels_are_measured_also_of_a_list_of_necks(mmdet_scope):
     bfp = dict(type='BFP', in_channels=6, num_levels=4, refine_level=1)
     model = FlowNeck(neck=[copy.deepcopy(FPN), bfp])
@@ -196,12 +217,21 @@ def test_a_traced_neck_serves_images_of_other_sizes(neck, encoder, solver):
         torch.testing.assert_close(output, expected)
 
 
-def test_at_inference_under_autocast_the_levels_have_the_necks_dtype(neck):
-    model = neck(nfe=2, levels=[0, 1]).eval()
+@pytest.mark.parametrize('levels', [[0, 1], [2, 3]])
+def test_under_autocast_all_levels_have_one_dtype(neck, levels):
+    """The necks' at inference; RoI extractors make their output after the first level."""
+    extractor = SingleRoIExtractor(
+        roi_layer=dict(type='RoIAlign', output_size=2, sampling_ratio=0),
+        out_channels=FPN['out_channels'],
+        featmap_strides=[4, 8, 16, 32],
+    )
+    rois = torch.tensor([[0, 4.0, 4.0, 40.0, 40.0], [1, 0.0, 0.0, 60.0, 62.0]])
+    model = neck(nfe=2, levels=levels).eval()
     with torch.autocast('cpu', torch.bfloat16):
         assert {level.dtype for level in model(maps())} == {torch.bfloat16}
         outputs = model.train()(maps())
-    assert [level.dtype for level in outputs] == [torch.float32] * 2 + [torch.bfloat16] * 2
+        assert {level.dtype for level in outputs} == {torch.float32}
+        assert extractor(outputs, rois).isfinite().all()
 
 
 @pytest.mark.parametrize('encoder', ['DepthwiseMetaEncoder', 'ConvMetaEncoder'])

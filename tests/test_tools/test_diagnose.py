@@ -222,7 +222,9 @@ def test_a_student_equal_to_its_teacher_is_at_distance_0(
 FLOWS = {
     'own': dict(),
     'neck': dict(flow='neck', theta_weight=0),
-    'velocity': dict(objective=dict(type='mmkd_fm.VelocityMatching')),
+    'velocity': dict(
+        objective=dict(type='mmkd_fm.VelocityMatching'), metric=dict(type='mmkd_fm.MSELoss')
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from torch import nn
 import visualize_flow
 import visualize_flow_figure as figure
 import visualize_flow_trace as trace
-from mmkd_fm.functional import get_schedule, pkd_loss, transport
+from mmkd_fm.functional import get_schedule, mse_loss, pkd_loss, transport
 from mmkd_fm.registry import MODELS
 
 STEPS = 4
@@ -23,7 +23,9 @@ HEIGHT, WIDTH = 72, 96  # padded to 96 x 96
 KINDS = {
     'own': dict(),
     'neck': dict(flow='neck', theta_weight=0),
-    'velocity': dict(objective=dict(type='mmkd_fm.VelocityMatching')),
+    'velocity': dict(
+        objective=dict(type='mmkd_fm.VelocityMatching'), metric=dict(type='mmkd_fm.MSELoss')
+    ),
 }
 
 
@@ -125,7 +127,8 @@ def test_the_numbers_are_those_of_the_transport(trained, kind, tmp_path, capsys)
     assert run(trained, kind, *options) == 0
     printed = capsys.readouterr().out
     report = json.loads((tmp_path / 'image.json').read_text())
-    assert (report['metric'], report['steps'], report['loss']) == ('PKDLoss', STEPS, 'fmkt')
+    name, metric = ('MSELoss', mse_loss) if kind == 'velocity' else ('PKDLoss', pkd_loss)
+    assert (report['metric'], report['steps'], report['loss']) == (name, STEPS, 'fmkt')
     assert [(level['level'], level['name']) for level in report['levels']] == [(0, 'P3'), (2, 'P5')]
     for level in report['levels']:
         x, target, flow, decode = expected_flow(trained, kind, level['level'], STEPS)
@@ -134,10 +137,10 @@ def test_the_numbers_are_those_of_the_transport(trained, kind, tmp_path, capsys)
         maps = dict(student=[x], estimates=flow.estimates, means=means, states=states)
         assert set(level['distances']) == set(maps)
         for key, distances in level['distances'].items():
-            expected = [pkd_loss(decode(one), target).item() for one in maps[key]]
+            expected = [metric(decode(one), target).item() for one in maps[key]]
             assert distances == pytest.approx(expected, rel=1e-4), key
             assert f'{distances[-1]:.4f}' in printed or key == 'states'
-        change = pkd_loss(decode(flow.endpoint), decode(x)).item()
+        change = metric(decode(flow.endpoint), decode(x)).item()
         assert level['change'] == pytest.approx(change, rel=1e-3)
         assert change > 1e-3  # there was a flow to see
         assert level['times'] == [1, 0.75, 0.5, 0.25]

@@ -109,7 +109,7 @@ class DenseRows:
         if ignored is None and loss.ignore_padding and data_samples and not self.of_rois:
             ignored = padding(ours, self.student.strides, data_samples)
         images = len(data_samples) if self.of_rois and data_samples else len(ours[0])
-        walk = _Walk(self, loss, scores, theirs, ignored)
+        walk = _Walk(self, loss, ours[0].dtype, scores, theirs, ignored)
         with torch.autocast(ours[0].device.type, enabled=False):
             if loss.rowwise:
                 total, sums = chunked_sum(walk.sum, ours, self.channels, self.piece)
@@ -161,6 +161,7 @@ class _Walk:
     Args:
         rows: What corresponds.
         loss: What compares.
+        dtype: In which the student's head gives its scores.
         scores: The teacher's class scores, one map for each level.
         teacher: What is compared of the teacher: the scores or the boxes.
         ignored: Of each level what is left out, bool, (N, H, W).
@@ -170,12 +171,14 @@ class _Walk:
         self,
         rows: DenseRows,
         loss: 'LogitLoss',
+        dtype: torch.dtype,
         scores: list[Tensor],
         teacher: list[Tensor],
         ignored: Optional[list[Tensor]],
     ) -> None:
         self.rows = rows
         self.loss = loss
+        self.dtype = dtype
         self.scores = scores
         self.teacher = teacher
         self.ignored = ignored
@@ -220,7 +223,7 @@ class _Walk:
             weight = weight.repeat_interleave(4)
         else:
             teacher = rows.teacher.logits(scores)
-            student = rows.student.logits(student)[:, rows.classes.student]
+            student = rows.student.logits(student, self.dtype)[:, rows.classes.student]
             student = rows.best(student, rows.student, chunk.level)
         if loss.diagnostics or loss.keep_values:
             # copies: views would keep the whole piece

@@ -1,18 +1,16 @@
 """FM-KT on feature pyramids: a flow for each level, trained serially (arXiv 2402.02012)."""
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Optional, Union
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from mmkd_fm.functional import Transport, decouple_pairs
 from mmkd_fm.models.alignment import Tapped, as_levels, match_size, pair_levels
-from mmkd_fm.models.flow import Flow
+from mmkd_fm.models.flow import Flow, check_kept
 from mmkd_fm.models.flow_neck import FlowedPyramid, FlowNeck
 from mmkd_fm.models.losses.feature import Features
 from mmkd_fm.models.losses.matching import VelocityMatching
@@ -142,13 +140,11 @@ class FMKTLoss(nn.Module):
             )
         scaled = any(getattr(objective, 'needs_scale', False) for objective in self.objectives)
         if scaled and getattr(self.metric, 'ignores_scale', False):
-            print_log(
+            raise ValueError(
                 f'{type(self.objectives[0]).__name__} with {type(self.metric).__name__}: the '
-                f'metric ignores scale, so the size of the velocity is learnt by nothing and the '
-                f"flow may lead nowhere; use metric=dict(type='mmkd_fm.MSELoss') or "
-                f'EndpointMatching (docs/fmkt.md)',
-                'current',
-                logging.WARNING,
+                f'metric ignores scale, so that nothing teaches the size of a velocity, nor moves '
+                f"one that starts at 0; use metric=dict(type='mmkd_fm.MSELoss') or "
+                f"objective=dict(type='mmkd_fm.EndpointMatching') (docs/fmkt.md)"
             )
 
     def _make_flow(self, channels: int) -> Flow:
@@ -195,11 +191,7 @@ class FMKTLoss(nn.Module):
             RuntimeError: If the FlowNeck kept no steps, as in eval mode.
         """
         from_neck = self.flow_cfg == 'neck'
-        if from_neck and not isinstance(student, FlowedPyramid):
-            raise RuntimeError(
-                'the FlowNeck keeps its steps in training mode alone; call model.train() before '
-                'computing the loss'
-            )
+        check_kept('FlowNeck', not from_neck or isinstance(student, FlowedPyramid))
         students = student.sources if from_neck else as_levels(student)
         teachers = as_levels(teacher)
         matching, theta, source, pairing = [], [], [], slice(None)

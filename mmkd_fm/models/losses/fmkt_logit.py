@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mmkd_fm.functional import Transport, decouple_pairs
 from mmkd_fm.functional.forms import precise
 from mmkd_fm.models.alignment import Tapped
-from mmkd_fm.models.flow import Flow
+from mmkd_fm.models.flow import Flow, check_kept
 from mmkd_fm.models.flow_cls_head import FLOW, FlowClsHead, as_map
 from mmkd_fm.models.head_logits import check_single_label
 from mmkd_fm.models.losses.metric import build_metric
@@ -147,6 +147,7 @@ class FMKTLogitLoss(nn.Module):
 
         Raises:
             ValueError: If labels are needed but absent.
+            RuntimeError: If the FlowClsHead kept no steps, as in eval mode.
         """
         own = self.flow_cfg != 'head'
         flow = self.flow if own else self.head.flow
@@ -171,6 +172,7 @@ class FMKTLogitLoss(nn.Module):
                 mean = self.classifier(transported.endpoint)
         else:
             transported = student['transport']
+            check_kept('FlowClsHead', transported.estimates is not None)
             logits = [self.head.classify(estimate) for estimate in transported.estimates]
             loss = sum(map(compare, logits)) / len(logits)
             mean = mean_logits(logits)

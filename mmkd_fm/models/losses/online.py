@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from mmkd_fm.functional import Transport
 from mmkd_fm.functional.forms import precise
 from mmkd_fm.models.alignment import Tapped
+from mmkd_fm.models.flow import check_kept
 from mmkd_fm.models.flow_neck import FlowedPyramid, FlowNeck
 from mmkd_fm.models.losses.fmkt import compare_steps
 from mmkd_fm.models.losses.fmkt_logit import (
@@ -86,7 +87,9 @@ class OnlineFMKTLogitLoss(nn.Module):
 
         Raises:
             ValueError: If labels are needed but absent.
+            RuntimeError: If the FlowClsHead kept no steps, as in eval mode.
         """
+        check_kept('FlowClsHead', student['transport'].estimates is not None)
         logits = [self.head.classify(estimate) for estimate in student['transport'].estimates]
         mean = mean_logits(logits)
         loss = sum(compare_logits(self.metric, one, mean, data_samples) for one in logits)
@@ -175,7 +178,11 @@ class OnlineFMKTLoss(nn.Module):
 
         Returns:
             `loss` and the monitor `steps`.
+
+        Raises:
+            RuntimeError: If the FlowNeck kept no steps, as in eval mode.
         """
+        check_kept('FlowNeck', isinstance(student, FlowedPyramid))
         losses = []
         for level, transported in student.transports.items():
             compare = partial(self._compare, mean=transported.endpoint.detach())

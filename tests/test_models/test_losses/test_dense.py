@@ -330,6 +330,23 @@ def test_certain_probabilities_stay_finite(value):
     assert all(x.grad.isfinite().all() for x in student)
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_probabilities_that_half_precision_rounds_to_1_have_a_gradient(dtype):
+    """Such a student is wrong where the teacher is not sure, and has to learn it."""
+    student = [torch.ones_like(x, dtype=dtype).requires_grad_() for x in scores()]
+    teacher = [torch.full_like(x, 0.3) for x in student]
+    activated = tapped(activated=True), tapped('teacher', activated=True)
+    loss = connected(WTTMLoss, *activated)(student, teacher)['loss']
+    loss.backward()
+    assert all(x.grad.min() > 0 for x in student)
+    # it is as sure as the least that is rounded so
+    sure = [
+        torch.full_like(x, 1 - torch.finfo(dtype).eps / 4, dtype=torch.float64) for x in student
+    ]
+    expected = connected(WTTMLoss, *activated)(sure, [x.double() for x in teacher])['loss']
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-3, atol=0)
+
+
 # box distributions
 
 

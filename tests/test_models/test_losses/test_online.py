@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmkd_fm.functional import dist_loss, draw_num_steps, kd_loss, mse_loss, pkd_loss
-from mmkd_fm.models import FlowClsHead, FlowNeck, OnlineFMKTLogitLoss, OnlineFMKTLoss
+from mmkd_fm.models import FlowClsHead, FlowNeck, FMKTLogitLoss, OnlineFMKTLogitLoss, OnlineFMKTLoss
 from mmkd_fm.models.alignment import Tapped
 from mmkd_fm.models.taps import Tap, record
 
@@ -163,6 +163,19 @@ def test_soft_labels_are_mixed_cross_entropies(head, x):
     torch.testing.assert_close(loss(outputs, mixed)['loss'], expected - entropy)
 
 
+def test_in_eval_mode_the_head_asks_for_training_mode(head, x):
+    module = head(num_steps=3)
+    losses = connected(module), FMKTLogitLoss(flow='head')
+    losses[1].connect(
+        dict(transport=tapped('head.flow', module.flow), logits=tapped('head', module)),
+        tapped('head', module),
+    )
+    outputs = forward(module.eval(), x)
+    for loss, more in zip(losses, [(), (torch.zeros(4, CLASSES),)]):
+        with pytest.raises(RuntimeError, match=r'the FlowClsHead keeps .*call model\.train\(\)'):
+            loss(outputs, *more, data_samples=hard([0, 1, 2, 0]))
+
+
 def test_dkd_is_given_the_labels(head, x):
     module = head(num_steps=2)
     loss = connected(module, metric=dict(type='mmkd_fm.DKDLoss'), label_weight=0)
@@ -218,6 +231,13 @@ def online(neck, **kwargs):
     loss = OnlineFMKTLoss(**kwargs)
     loss.connect(tapped('neck', neck))
     return loss
+
+
+def test_in_eval_mode_it_asks_for_training_mode(neck, maps):
+    module = neck(num_steps=3)
+    loss = online(module)
+    with pytest.raises(RuntimeError, match=r'the FlowNeck keeps .* alone; call model\.train\(\)'):
+        loss(module.eval()(maps))
 
 
 @pytest.mark.parametrize('checkpoint', [False, True])
