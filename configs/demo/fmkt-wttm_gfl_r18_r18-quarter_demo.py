@@ -1,6 +1,6 @@
 """FM-KT + WTTM on scores and boxes on the demo's data, GFL R18 -> R18 of a quarter of the width.
 
-`terms` chooses among the methods. Measured by us, with these weights of WTTM:
+`terms` chooses among the methods. Measured by us, with these weights of WTTM and KD:
 docs/results/demo-gfl.md. Train the teacher first, with gfl_r18_demo.py.
 
     python tools/train.py configs/demo/fmkt-wttm_gfl_r18_r18-quarter_demo.py
@@ -21,6 +21,7 @@ model = dict(
         _base_.gfl_losses,
         wttm=dict(_base_.gfl_losses.wttm, loss_weight=0.5),
         wttm_boxes=dict(_base_.gfl_losses.wttm_boxes, loss_weight=0.5),
+        kd_boxes=dict(_base_.gfl_losses.kd_boxes, loss_weight=0.5),
     ),
     terms=['fmkt_cwd', 'wttm', 'wttm_boxes'],
 )
