@@ -10,7 +10,7 @@ _base_ = './distill_runtime.py'
 
 # Beside `cls_losses`, as it schedules one of them. The head's logits hardly differ at first, and
 # DIST, which ignores their scale, then draws the harder: in two of five seeds FM-KT^Theta fell
-# behind, on held-out images of CIFAR-10 by 1.9 and 4.4 points behind itself without the Theta
+# behind; on held-out images of CIFAR-10 it was 1.9 and 4.4 points below itself without the Theta
 # term. A weight that rises in the first epoch mends it: 70.3 instead of 68.6 there, four seeds,
 # those two among them (docs/results/cifar10-weights.md).
 cls_hooks = dict(

@@ -1,6 +1,7 @@
 """FM-KT + WTTM on scores and boxes on BCCD, GFL R18 -> GFL MobileNetV2 of a quarter of the width.
 
-Measured by us: docs/results/bccd-gfl-mobilenetv2.md. The teacher is that of
+Measured by us: docs/results/bccd-gfl-mobilenetv2.md, with 0.5 for WTTM, and
+docs/results/bccd-folds-weights.md. The teacher is that of
 fmkt-wttm_gfl_r18_r18-quarter_bccd.py, and so is all else but the student.
 
     python tools/train.py configs/bccd/fmkt-wttm_gfl_r18_mobilenetv2-quarter_bccd.py

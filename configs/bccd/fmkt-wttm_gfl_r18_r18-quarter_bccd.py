@@ -1,7 +1,7 @@
 """FM-KT + WTTM on scores and boxes on BCCD, GFL R18 -> R18 of a quarter of the width, 256x192.
 
-`terms` chooses among the methods. Measured by us: docs/results/bccd-gfl.md. Train the teacher
-first, with gfl_r18_bccd.py.
+`terms` chooses among the methods. Measured by us: docs/results/bccd-gfl.md, with
+0.5 for WTTM, and docs/results/bccd-folds-weights.md. Train the teacher first, with gfl_r18_bccd.py.
 
     python tools/train.py configs/bccd/fmkt-wttm_gfl_r18_r18-quarter_bccd.py
     ... --cfg-options "model.terms=[pkd]"
