@@ -97,6 +97,7 @@ class Conformance:
                 # or a teacher of the student's config would be its copy, and its terms 0
                 torch.default_generator.manual_seed(1)
                 init_without_files(self.distiller.teacher.model)
+            self.distiller.teacher.is_loaded = True  # what it teaches is checked, not what it knows
         return f'terms: {", ".join(getattr(self.distiller, EXTRAS))}'
 
     def _finite(self) -> str:

@@ -229,6 +229,7 @@ class Distiller(BaseModel):
         """The student's own losses, under their own names, and `loss_<term>` of each term.
 
         Raises:
+            RuntimeError: If the teacher was not loaded.
             ValueError: If a term has the name of one of the student's losses, or of another's.
             FloatingPointError: If a term is not finite.
         """
@@ -238,6 +239,11 @@ class Distiller(BaseModel):
                 raise ValueError(
                     "teacher_inputs is missing; it comes from this model's data_preprocessor with "
                     'training=True'
+                )
+            if not self.teacher.is_loaded:  # random weights would teach without a word
+                raise RuntimeError(
+                    "the teacher's weights were not read; MMEngine's Runner does so, without it "
+                    'call load_teacher() before the first step'
                 )
             teacher_records = self.teacher.forward(teacher_inputs, self.teacher_paths)
         extractors = {self.roi_stages[name][0].extractor for name in active & set(self.roi_stages)}

@@ -529,6 +529,15 @@ def test_prediction_needs_no_teacher_file(distiller, raw_batch):
     assert not model.teacher.is_loaded
 
 
+def test_a_teacher_without_its_weights_does_not_teach(distiller, raw_batch):
+    model = distiller(load=False)
+    data = model.data_preprocessor(raw_batch(), training=True)
+    with pytest.raises(RuntimeError, match=r'call load_teacher\(\)'):
+        model(**data, mode='loss')
+    model.load_teacher()
+    assert 'loss_fmkt' in model(**data, mode='loss')
+
+
 def test_a_training_step_moves_student_and_extras(distiller, raw_batch):
     model = distiller()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
