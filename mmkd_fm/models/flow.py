@@ -172,6 +172,28 @@ class Flow(nn.Module):
         )
 
 
+def flow_in_training(config: dict, channels: int, keeper: str, option: str) -> Flow:
+    """Build a flow that the exported student does not have.
+
+    Args:
+        config: Arguments of `Flow`, or of another ``type``.
+        channels: Channels of the states.
+        keeper: Type of the student's part that would keep a flow.
+        option: The ``flow`` of a loss that trains that one.
+
+    Raises:
+        ValueError: If 0 is among its numbers of steps.
+    """
+    flow = build_part(dict(dict(type='mmkd_fm.Flow'), **config), 'Flow', channels=channels)
+    if 0 in flow.num_steps:
+        raise ValueError(
+            f'num_steps={list(flow.num_steps)}: with a flow in training only, the head always '
+            f'reads the features of 0 steps; leave 0 out. A student that works with any number of '
+            f'steps has a {keeper} in its config, and here flow={option!r}'
+        )
+    return flow
+
+
 def check_inference(nfe: int, solver: str) -> None:
     """Check how a flow is to run at inference.
 

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
 from mmkd_fm.functional import Transport, decouple_pairs
 from mmkd_fm.models.alignment import Tapped, as_levels, match_size, pair_levels
-from mmkd_fm.models.flow import Flow, check_kept
+from mmkd_fm.models.flow import Flow, check_kept, flow_in_training
 from mmkd_fm.models.flow_neck import FlowedPyramid, FlowNeck
 from mmkd_fm.models.losses.feature import Features
 from mmkd_fm.models.losses.matching import VelocityMatching
@@ -113,7 +113,12 @@ class FMKTLoss(nn.Module):
         else:
             self.pairs = pair_levels(student, teacher, self.levels)
             flows = self.flows = nn.ModuleDict(
-                {str(i): self._make_flow(student.levels[i].channels) for i, _ in self.pairs}
+                {
+                    str(i): flow_in_training(
+                        self.flow_cfg, student.levels[i].channels, 'FlowNeck', 'neck'
+                    )
+                    for i, _ in self.pairs
+                }
             )
         self.objectives = nn.ModuleList(
             build_part(
@@ -146,18 +151,6 @@ class FMKTLoss(nn.Module):
                 f"one that starts at 0; use metric=dict(type='mmkd_fm.MSELoss') or "
                 f"objective=dict(type='mmkd_fm.EndpointMatching') (docs/fmkt.md)"
             )
-
-    def _make_flow(self, channels: int) -> Flow:
-        flow = build_part(
-            dict(dict(type='mmkd_fm.Flow'), **self.flow_cfg), 'Flow', channels=channels
-        )
-        if 0 in flow.num_steps:
-            raise ValueError(
-                f'num_steps={list(flow.num_steps)}: with a flow in training only, the head always '
-                f'reads the features of 0 steps; leave 0 out. A student that works with any number '
-                f"of steps has a FlowNeck in its config, and here flow='neck'"
-            )
-        return flow
 
     def _neck_flows(self, student: Tapped) -> dict[int, Flow]:
         neck = student.module

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from mmkd_fm.functional import Transport, decouple_pairs
 from mmkd_fm.functional.forms import precise
 from mmkd_fm.models.alignment import Tapped
-from mmkd_fm.models.flow import Flow, check_kept
+from mmkd_fm.models.flow import check_kept, flow_in_training
 from mmkd_fm.models.flow_cls_head import FLOW, FlowClsHead, as_map
 from mmkd_fm.models.head_logits import check_single_label
 from mmkd_fm.models.losses.metric import build_metric
-from mmkd_fm.registry import MODELS, build_part
+from mmkd_fm.registry import MODELS
 
 Samples = Optional[Sequence[BaseDataElement]]
 
@@ -112,20 +112,11 @@ class FMKTLogitLoss(nn.Module):
             )
         if self.flow_cfg != 'head':
             channels = _channels(student)
-            self.flow = self._make_flow(channels)
+            config = dict(FLOW, **self.flow_cfg)
+            self.flow = flow_in_training(config, channels, 'FlowClsHead', 'head')
             self.classifier = nn.Sequential(
                 nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
             )
-
-    def _make_flow(self, channels: int) -> Flow:
-        flow = build_part(dict(FLOW, **self.flow_cfg), 'Flow', channels=channels)
-        if 0 in flow.num_steps:
-            raise ValueError(
-                f'num_steps={list(flow.num_steps)}: with a flow in training only, the head always '
-                f'reads the feature of 0 steps; leave 0 out. A student that works with any number '
-                f"of steps has a FlowClsHead in its config, and here flow='head'"
-            )
-        return flow
 
     def forward(
         self,
