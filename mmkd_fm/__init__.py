@@ -4,7 +4,8 @@ from importlib import metadata
 
 __version__ = '0.1.0'
 
-# The windows that this version is tested with: distribution -> (at least, below, remedy).
+# The windows that are accepted, of which README says what was tested: distribution -> (at least,
+# below, remedy).
 _SUPPORTED = {
     'torch': ((2, 1, 0), (3, 0, 0), 'make env, or install torch 2.1 or newer'),
     'mmengine': ((0, 10, 4), (1, 0, 0), "pip install 'mmengine>=0.10.4,<1'"),

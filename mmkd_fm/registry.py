@@ -38,22 +38,29 @@ def build_part(cfg: dict, kind: str, *, beside: Iterable[str] = (), **arguments:
         **arguments: Further constructor arguments.
 
     Raises:
-        ValueError: If the type is unknown or lacks an option; the message lists the valid names.
+        ValueError: If there is no type, it is unknown or lacks an option; the message lists the
+            valid names.
     """
+    if not isinstance(cfg, dict) or 'type' not in cfg:
+        example = cfg if isinstance(cfg, str) else _names(kind)[0]
+        raise ValueError(f'a {kind} is a dict such as dict(type={example!r}), but got {cfg!r}')
     name = cfg['type']
     if isinstance(name, str):
         if name in MODELS.module_dict:
             name = f'mmkd_fm.{name}'
         if MODELS.get(name) is None:
-            valid = sorted(n for n in MODELS.module_dict if n.endswith(kind))
             raise ValueError(
-                f'unknown {kind} {name!r}; valid names: '
-                f'{", ".join(f"mmkd_fm.{n}" for n in valid)}, or any module of yours registered in '
-                f'mmengine.registry.MODELS'
+                f'unknown {kind} {name!r}; valid names: {", ".join(_names(kind))}, or any module '
+                f'of yours registered in mmengine.registry.MODELS'
             )
     made = MODELS.get(name) if isinstance(name, str) else name
     check_options(made, [key for key in cfg if key not in ('type', '_scope_')], arguments, beside)
     return MODELS.build(dict(cfg, type=name, **arguments))
+
+
+def _names(kind: str) -> list[str]:
+    """Our types of a kind, in the order of the alphabet."""
+    return sorted(f'mmkd_fm.{name}' for name in MODELS.module_dict if name.endswith(kind))
 
 
 @contextmanager

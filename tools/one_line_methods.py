@@ -105,7 +105,7 @@ def _of_detectors(base: Config, student: dict, teacher: dict) -> tuple[ConfigDic
             "the student's head has an objectness (loss_obj) and trains its class scores on "
             'objects alone, so that features alone are compared'
         )
-    if 'loss_dfl' in head:  # GFL-type heads predict distributions of boxes
+    if _bins(head):
         return base.gfl_losses, 'it is for classifiers, or for the stages of a cascade'
     return base.dense_losses, (
         'it is for classifiers, for the stages of a cascade, or for heads that predict '
@@ -127,11 +127,19 @@ def default_names(student: Config, teacher: Config) -> list[str]:
     """Names of the methods where none are asked for."""
     if student.get('default_scope') == 'mmpretrain':
         return OF_CLASSIFIERS
-    heads = [model.get('bbox_head') or {} for model in (student.model, _model(teacher))]
-    of_bins = all('loss_dfl' in head for head in heads)
-    alike = ('type', 'num_classes', 'reg_max', 'anchor_generator')
-    same = all(heads[0].get(key) == heads[1].get(key) for key in alike)
-    return OF_GFL if of_bins and same else FITS_ANY
+    outputs = [
+        (_bins(head), head.get('num_classes'), head.get('anchor_generator'))
+        for head in (model.get('bbox_head') or {} for model in (student.model, _model(teacher)))
+    ]
+    return OF_GFL if outputs[0][0] and outputs[0] == outputs[1] else FITS_ANY
+
+
+def _bins(head: dict) -> int | None:
+    """Bins of the distribution of each side of a box; None of a head that predicts none."""
+    kind = head.get('type', '')
+    name = kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+    of_gfl = name in ('GFLHead', 'LDHead')  # have loss_dfl and 16 bins where their configs do not
+    return head.get('reg_max', 16) if of_gfl or 'loss_dfl' in head else None
 
 
 def _model(cfg: Config) -> dict:

@@ -1,4 +1,4 @@
-"""FM-KT + WTTM, ATSS R101 (1x) -> ATSS R50, 1x schedule, 8 GPUs x 2 images.
+"""FM-KT^Theta + WTTM, ATSS R101 (1x) -> ATSS R50, 1x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 41.5, plain student 39.4.
 Ours: not run.

@@ -1,4 +1,4 @@
-"""FM-KT, DINO Swin-L (5 scales, 12e) -> Deformable DETR R50, 50 epochs, 16 GPUs x 2 images.
+"""FM-KT^Theta, DINO Swin-L (5 scales, 12e) -> Deformable DETR R50, 50 epochs, 16 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 57.2, plain student 44.3.
 Queries do not correspond: the features of the neck are distilled. Ours: not run.

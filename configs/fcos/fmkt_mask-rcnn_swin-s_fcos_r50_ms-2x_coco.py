@@ -1,4 +1,4 @@
-"""FM-KT, Mask R-CNN Swin-S (3x) -> FCOS R50, multi-scale 2x schedule, 8 GPUs x 2 images.
+"""FM-KT^Theta, Mask R-CNN Swin-S (3x) -> FCOS R50, multi-scale 2x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 48.2, plain student 38.5.
 Ours: not run.

@@ -1,4 +1,4 @@
-"""FM-KT + WTTM, GFL R101 (multi-scale 2x) -> GFL R50, 1x schedule, 8 GPUs x 2 images.
+"""FM-KT^Theta + WTTM, GFL R101 (multi-scale 2x) -> GFL R50, 1x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 44.7, plain student 40.2.
 Ours: not run.

@@ -1,4 +1,4 @@
-"""FM-KT + WTTM, Mask R-CNN R101 (2x) -> Mask R-CNN R50, 2x schedule, 8 GPUs x 2 images.
+"""FM-KT^Theta + WTTM, Mask R-CNN R101 (2x) -> Mask R-CNN R50, 2x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 40.8, plain student 39.2.
 Ours: not run.

@@ -1,4 +1,4 @@
-"""FM-KT + WTTM, PAA R101 (1x) -> PAA R50, 1x schedule, 8 GPUs x 2 images.
+"""FM-KT^Theta + WTTM, PAA R101 (1x) -> PAA R50, 1x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 42.6, plain student 40.4.
 Training PAA needs scikit-learn. Ours: not run.

@@ -1,4 +1,4 @@
-"""FM-KT + WTTM, RepPoints X101-dcn (2x) -> RepPoints R50, 2x schedule, 8 GPUs x 2 images.
+"""FM-KT^Theta + WTTM, RepPoints X101-dcn (2x) -> RepPoints R50, 2x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 44.2, plain student 38.6.
 Ours: not run.

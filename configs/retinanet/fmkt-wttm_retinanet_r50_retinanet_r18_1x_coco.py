@@ -1,4 +1,4 @@
-"""FM-KT + WTTM, RetinaNet R50 (2x) -> RetinaNet R18, 1x schedule, 8 GPUs x 2 images.
+"""FM-KT^Theta + WTTM, RetinaNet R50 (2x) -> RetinaNet R18, 1x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 37.4, plain student 31.7.
 Ours: not run.

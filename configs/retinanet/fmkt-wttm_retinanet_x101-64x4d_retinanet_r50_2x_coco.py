@@ -1,4 +1,4 @@
-"""FM-KT + WTTM, RetinaNet X101-64x4d (1x) -> RetinaNet R50, 2x schedule, 8 GPUs x 2 images.
+"""FM-KT^Theta + WTTM, RetinaNet X101-64x4d (1x) -> RetinaNet R50, 2x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 41.0, plain student 37.4.
 Ours: not run.

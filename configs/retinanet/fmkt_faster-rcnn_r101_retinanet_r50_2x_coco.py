@@ -1,4 +1,4 @@
-"""FM-KT, Faster R-CNN R101 (2x) -> RetinaNet R50, 2x schedule, 8 GPUs x 2 images.
+"""FM-KT^Theta, Faster R-CNN R101 (2x) -> RetinaNet R50, 2x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 39.8, plain student 37.4.
 Ours: not run.

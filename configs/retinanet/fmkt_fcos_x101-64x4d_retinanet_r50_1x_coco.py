@@ -1,4 +1,4 @@
-"""FM-KT, FCOS X101-64x4d (multi-scale 2x) -> RetinaNet R50, 1x schedule, 8 GPUs x 2 images.
+"""FM-KT^Theta, FCOS X101-64x4d (multi-scale 2x) -> RetinaNet R50, 1x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 42.6, plain student 36.5.
 Ours: not run.

@@ -1,4 +1,4 @@
-"""FM-KT + WTTM, RTMDet-l -> RTMDet-m, 300 epochs, 8 GPUs x 32 images.
+"""FM-KT^Theta + WTTM, RTMDet-l -> RTMDet-m, 300 epochs, 8 GPUs x 32 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 51.3, plain student 49.1.
 Ours: not run.

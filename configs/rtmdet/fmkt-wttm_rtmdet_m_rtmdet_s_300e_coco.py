@@ -1,4 +1,4 @@
-"""FM-KT + WTTM, RTMDet-m -> RTMDet-s, 300 epochs, 8 GPUs x 32 images.
+"""FM-KT^Theta + WTTM, RTMDet-m -> RTMDet-s, 300 epochs, 8 GPUs x 32 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 49.1, plain student 44.5.
 Ours: not run.

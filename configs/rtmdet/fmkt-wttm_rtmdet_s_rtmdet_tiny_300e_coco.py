@@ -1,4 +1,4 @@
-"""FM-KT + WTTM, RTMDet-s -> RTMDet-tiny, 300 epochs, 8 GPUs x 32 images.
+"""FM-KT^Theta + WTTM, RTMDet-s -> RTMDet-tiny, 300 epochs, 8 GPUs x 32 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 44.5, plain student 40.9.
 Ours: not run.

@@ -1,4 +1,4 @@
-"""FM-KT + WTTM, RTMDet-x -> RTMDet-l, 300 epochs, 8 GPUs x 32 images.
+"""FM-KT^Theta + WTTM, RTMDet-x -> RTMDet-l, 300 epochs, 8 GPUs x 32 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 52.6, plain student 51.3.
 Ours: not run.

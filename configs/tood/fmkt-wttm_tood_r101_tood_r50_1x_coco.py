@@ -1,4 +1,4 @@
-"""FM-KT + WTTM, TOOD R101 (multi-scale 2x) -> TOOD R50, 1x schedule, 8 GPUs x 2 images.
+"""FM-KT^Theta + WTTM, TOOD R101 (multi-scale 2x) -> TOOD R50, 1x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 46.1, plain student 42.4.
 Ours: not run.

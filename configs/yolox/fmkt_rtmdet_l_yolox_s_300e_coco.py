@@ -1,4 +1,4 @@
-"""FM-KT, RTMDet-l -> YOLOX-s, 300 epochs, 8 GPUs x 8 images.
+"""FM-KT^Theta, RTMDet-l -> YOLOX-s, 300 epochs, 8 GPUs x 8 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 51.3, plain student 40.5.
 Ours: not run.

@@ -1,4 +1,4 @@
-"""FM-KT, YOLOX-l -> YOLOX-s, 300 epochs, 8 GPUs x 8 images.
+"""FM-KT^Theta, YOLOX-l -> YOLOX-s, 300 epochs, 8 GPUs x 8 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 49.4, plain student 40.5.
 The class scores of YOLOX mean nothing where its objectness sees no object: they are not distilled.

@@ -20,13 +20,13 @@ def _check_same_shape(student: Tensor, teacher: Tensor, name: str) -> None:
 
 
 def check_temperature(temperature: float) -> None:
-    """Refuse temperatures that are not above 0.
+    """Refuse temperatures by which no logits can be divided.
 
     Raises:
-        ValueError: If it is not above 0.
+        ValueError: If it is not above 0, or infinite.
     """
-    if not temperature > 0:
-        raise ValueError(f'temperature must be above 0, but got {temperature}')
+    if not 0 < temperature < math.inf:
+        raise ValueError(f'temperature must be above 0 and finite, but got {temperature}')
 
 
 def _standardise(x: Tensor, eps: float) -> Tensor:
@@ -86,7 +86,7 @@ def cwd_loss(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tens
         ``T^2 / (N C)`` times the summed divergence, a scalar.
 
     Raises:
-        ValueError: If the shapes differ or the temperature is not above 0.
+        ValueError: If the shapes differ or the temperature is not above 0 and finite.
 
     Example:
         >>> cwd_loss(torch.randn(2, 8, 6, 6), torch.randn(2, 8, 6, 6), temperature=4)

@@ -106,7 +106,7 @@ def kd_loss(
         reduction: 'mean', 'sum' or 'none', see `reduce`.
 
     Raises:
-        ValueError: If the shapes differ or the temperature is not above 0.
+        ValueError: If the shapes differ or the temperature is not above 0 and finite.
 
     Example:
         >>> kd_loss(torch.randn(8, 10), torch.randn(8, 10), temperature=4)
@@ -142,7 +142,7 @@ def dkd_loss(
 
     Raises:
         ValueError: If the shapes differ, the targets are not class indices of the logits or the
-            temperature is not above 0.
+            temperature is not above 0 and finite.
 
     Example:
         >>> dkd_loss(torch.randn(8, 10), torch.randn(8, 10), torch.randint(10, (8,)))
@@ -205,7 +205,7 @@ def dist_loss(
             correlation over the samples as if the sample were there so many times.
 
     Raises:
-        ValueError: If the shapes differ or the temperature is not above 0.
+        ValueError: If the shapes differ or the temperature is not above 0 and finite.
 
     Example:
         >>> dist_loss(torch.randn(8, 10), torch.randn(8, 10))

@@ -43,7 +43,11 @@ class DistillStateHook(Hook):
         _distiller(runner).state_is_kept = True
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Check the checkpoint, and on resume load the extras."""
+        """Check the checkpoint, and on resume load the extras.
+
+        Raises:
+            ValueError: If it is of another model, of another teacher, or can't be resumed from.
+        """
         model = _distiller(runner)
         # the config that a resumed run leaves says "resume" to a test too
         trains = not isinstance(runner._train_loop, (dict, type(None)))  # built by Runner.train

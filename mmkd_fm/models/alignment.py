@@ -111,19 +111,10 @@ def pair_levels(
             f"common. Tap other modules of the two, with tap= and teacher_tap=, such as 'neck'"
         )
     if levels is not None:
-        listed = isinstance(levels, (list, tuple)) and all(type(i) is int for i in levels)
-        if not (listed and levels):
-            raise ValueError(
-                f'levels={levels!r}: expected a list of indices, such as [0, 1]; None takes all '
-                f'that have a partner, here {common}'
-            )
-        if len(set(levels)) < len(levels):
-            raise ValueError(f'levels={list(levels)}: a level is named twice; name each once')
+        check_levels(
+            levels, len(student.levels), str(student), f'that have a partner, here {common}'
+        )
     for i in [] if levels is None else levels:
-        if not 0 <= i < len(student.levels):
-            raise ValueError(
-                f'levels={list(levels)}: {student} has the levels 0 to {len(student.levels) - 1}'
-            )
         if partners[i] is None:
             raise ValueError(
                 f'the pyramids do not fit: level {i} of {student} has stride '
@@ -131,6 +122,30 @@ def pair_levels(
                 f'{common}'
             )
     return [(i, partners[i]) for i in (common if levels is None else levels)]
+
+
+def check_levels(levels: Sequence[int], count: int, owner: str, default: str) -> None:
+    """Check which levels of a pyramid are to be used.
+
+    Args:
+        levels: Their indices.
+        count: Number of levels of the pyramid.
+        owner: What has them, in words.
+        default: All which are taken where ``levels`` is None, in words.
+
+    Raises:
+        ValueError: If ``levels`` is no list of indices, one is out of range or named twice.
+    """
+    listed = isinstance(levels, (list, tuple)) and all(type(i) is int for i in levels)
+    if not (listed and levels):
+        raise ValueError(
+            f'levels={levels!r}: expected a list of indices, such as [0, 1]; None takes all '
+            f'{default}'
+        )
+    if len(set(levels)) < len(levels):
+        raise ValueError(f'levels={list(levels)}: a level is named twice; name each once')
+    if not all(0 <= i < count for i in levels):
+        raise ValueError(f'levels={list(levels)}: {owner} has the levels 0 to {count - 1}')
 
 
 def _partner(stride: float, place: int, teacher: Tapped) -> Optional[int]:

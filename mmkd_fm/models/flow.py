@@ -139,6 +139,9 @@ class Flow(nn.Module):
             step_loss: As for `transport`.
             keep_steps: As for `transport`.
             states: As for `transport`.
+
+        Raises:
+            ValueError: If an embedding or a velocity has not the shape of the state.
         """
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         dtype = next(self.parameters(), x).dtype

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmkd_fm.functional import Transport
 from mmkd_fm.functional.forms import precise
 from mmkd_fm.generators import preserved_generators
+from mmkd_fm.models.alignment import check_levels
 from mmkd_fm.models.flow import Flow, check_inference, is_pretrained, rename_plain
 from mmkd_fm.models.probe import where_it_runs
 from mmkd_fm.registry import MODELS, build_part
@@ -77,10 +78,8 @@ class FlowNeck(BaseModule):
         with preserved_generators():  # the detector's own weights are drawn as without the flow
             channels = _output_channels(self.neck, _input_channels(neck, in_channels))
             wanted = range(len(channels)) if levels is None else levels
-            if not wanted or not all(0 <= level < len(channels) for level in wanted):
-                raise ValueError(
-                    f'levels={levels}: the neck has the levels 0 to {len(channels) - 1}'
-                )
+            if levels is not None:
+                check_levels(levels, len(channels), 'the neck', f'{len(channels)}')
             self.flows = nn.ModuleDict(
                 {
                     str(level): build_part(

@@ -229,7 +229,9 @@ class WindowTransformerMetaEncoder(nn.Module):
     """One pre-norm transformer block with attention in windows, after Swin (arXiv 2103.14030).
 
     x + attention(LayerNorm(x)), then x + MLP(LayerNorm(x)) with GELU. Deviations from FM-KT: a
-    scale per channel, zero at the start, follows the block; the windows are not shifted.
+    scale per channel, zero at the start, follows the block; the windows are not shifted, and maps
+    that they do not divide are padded, where the authors' are smaller; the MLP's width follows C,
+    where theirs is 1024.
 
     Args:
         channels: Channels C of the state.
@@ -237,6 +239,9 @@ class WindowTransformerMetaEncoder(nn.Module):
         head_dim: Dimension of each head.
         window_size: Side of a window; need not divide the map's.
         mlp_ratio: Hidden channels of the MLP over C.
+
+    Raises:
+        ValueError: If ``window_size`` is not above 0.
 
     Example:
         >>> WindowTransformerMetaEncoder(64)(torch.randn(2, 64, 32, 32), torch.randn(2, 64, 1, 1))
@@ -251,6 +256,8 @@ class WindowTransformerMetaEncoder(nn.Module):
         mlp_ratio: int = 4,
     ) -> None:
         super().__init__()
+        if window_size < 1:
+            raise ValueError(f'window_size must be 1 or more positions, but got {window_size}')
         self.norm1 = ChannelLayerNorm(channels)
         self.attention = WindowAttention(channels, num_heads, head_dim, window_size)
         self.norm2 = ChannelLayerNorm(channels)

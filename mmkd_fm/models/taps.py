@@ -82,7 +82,8 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
     """
     module, walked = model, ''
     for name in path.split('.'):
-        children = dict(module.named_children())
+        # named_children() names a shared module once
+        children = {name: child for name, child in module._modules.items() if child is not None}
         if name not in children:
             near = difflib.get_close_matches(name, children, n=1)
             inside = f"'{walked}' of {type(model).__name__}" if walked else type(model).__name__
@@ -146,7 +147,7 @@ def record(
     records: Records = {path: [] for path in {*paths, *inputs}}
     graded: dict[str, list[bool]] = {path: [] for path in records}
     modules = {path: find_module(model, path) for path in records}
-    originals = {path: module.__dict__.get('forward') for path, module in modules.items()}
+    originals = {module: module.__dict__.get('forward') for module in modules.values()}
 
     def tapped(path: str, forward):
         @torch.compiler.disable(recursive=False)  # traced tensors have other versions
@@ -169,10 +170,11 @@ def record(
     except _AllRecorded:
         pass
     finally:
-        for path, module in modules.items():
+        for module, original in originals.items():
             del module.forward
-            if originals[path] is not None:
-                module.forward = originals[path]
+            if original is not None:
+                module.forward = original
+        for path in records:
             if any(graded[path]):
                 records[path][:] = [c for c, g in zip(records[path], graded[path]) if g]
 

@@ -303,8 +303,8 @@ def _load_strictly(model: nn.Module, state: dict[str, Tensor], checkpoint: str) 
     foreign = [k for k in state if k not in own and k.startswith(_FOREIGN_PREFIXES)]
     if foreign:
         print_log(
-            f'teacher checkpoint {checkpoint}: ignored {len(foreign)} keys that are not the '
-            f"model's, such as {foreign[0]!r}",
+            f'teacher checkpoint {checkpoint}: ignored what is not of the model'
+            + _listed('keys', foreign),
             'current',
         )
     state = _renamed(state, {k: k for k in state if k not in foreign})

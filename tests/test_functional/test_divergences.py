@@ -90,7 +90,7 @@ def test_cwd_with_a_temperature_is_that_of_divided_maps(maps):
     )
 
 
-@pytest.mark.parametrize('temperature', [0, -1, float('nan')])
+@pytest.mark.parametrize('temperature', [0, -1, float('nan'), float('inf')])
 def test_temperatures_must_be_positive(temperature, maps):
     with pytest.raises(ValueError, match='temperature must be above 0'):
         cwd_loss(*maps, temperature=temperature)

@@ -255,9 +255,9 @@ def test_maps_are_refused(loss, logits):
 
 
 @losses
-@pytest.mark.parametrize('temperature', [0, -1, float('nan')])
+@pytest.mark.parametrize('temperature', [0, -1, float('nan'), float('inf')])
 def test_temperatures_must_be_positive(loss, temperature, logits):
-    with pytest.raises(ValueError, match='temperature must be above 0, but got'):
+    with pytest.raises(ValueError, match='temperature must be above 0 and finite, but got'):
         loss(*logits, temperature=temperature)
 
 

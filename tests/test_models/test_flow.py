@@ -147,6 +147,15 @@ def test_epochs_of_a_warm_up_that_are_none_are_refused(warmup_epochs):
 def test_unknown_names_list_the_valid_ones():
     with pytest.raises(ValueError, match="unknown schedule 'euler'; valid names: .*rectified"):
         Flow(4, schedule='euler')
+    for part in (dict(), dict(num_blocks=2), [1]):
+        with pytest.raises(
+            ValueError, match=r"a MetaEncoder is a dict such as dict\(type='mmkd_fm"
+        ):
+            Flow(4, meta_encoder=part)
+    with pytest.raises(
+        ValueError, match=r"dict\(type='MLPMetaEncoder'\), but got 'MLPMetaEncoder'"
+    ):
+        Flow(4, meta_encoder='MLPMetaEncoder')
     with pytest.raises(ValueError, match='unknown MetaEncoder .*mmkd_fm.ConvMetaEncoder'):
         Flow(4, meta_encoder=dict(type='mmkd_fm.NoMetaEncoder'))
     with pytest.raises(ValueError, match='unknown TimeEmbedding .*mmkd_fm.LinearTimeEmbedding'):

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from mmdet.models.roi_heads import SingleRoIExtractor
+from mmengine.logging import MMLogger
 from torch import nn
 
 from mmkd_fm.functional import draw_num_steps, pkd_loss, transport
@@ -163,7 +164,9 @@ def test_channels_are_measured_also_of_a_list_of_necks(mmdet_scope):
         (dict(nfe=1.5), 'nfe must be a whole number'),
         (dict(solver='rk4'), "unknown solver 'rk4'; valid names: euler, heun, midpoint"),
         (dict(levels=[0, 4]), 'the neck has the levels 0 to 3'),
-        (dict(levels=[]), 'the neck has the levels 0 to 3'),
+        (dict(levels=[]), r'levels=\[\]: expected a list of indices.*None takes all 4'),
+        (dict(levels=0), 'levels=0: expected a list of indices'),
+        (dict(levels=[1, 1]), 'a level is named twice'),
         (dict(flow=dict(meta_encoder=dict(type='No'))), 'valid names: mmkd_fm.ConvMetaEncoder'),
     ],
 )
@@ -400,6 +403,26 @@ def test_a_flow_of_its_own_starts_from_what_the_head_reads(flowed, raw_batch, lo
 def test_losses_that_do_not_fit_the_student(distiller, options, message):
     with pytest.raises(ValueError, match=message):
         distiller(losses=dict(fmkt=dict(OWN, **options)), load=False)
+
+
+@pytest.mark.parametrize('metric', ['PKDLoss', 'CosineLoss'])
+def test_the_detector_teaches_velocities_their_size(flowed, raw_batch, loss_of, caplog, metric):
+    """The authors' form: the head reads the end of the flow, whose metric sees no size."""
+    objective = dict(type='mmkd_fm.VelocityMatching', train_teacher_map=True)
+    loss = dict(FROM_NECK['fmkt'], objective=objective, metric=dict(type=metric), theta_weight=0)
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    model = flowed(dict(num_steps=1), losses=dict(fmkt=loss))
+    logger.removeHandler(caplog.handler)
+    assert f'VelocityMatching with {metric}: the metric ignores scale' in caplog.text
+    losses = loss_of(model, raw_batch())[1]
+    weight = model.neck.flows['0'].meta_encoder.conv2.weight  # the velocity is linear in it
+
+    def derivative(loss):
+        return (torch.autograd.grad(loss, weight, retain_graph=True)[0] * weight).sum().abs()
+
+    task = derivative(sum(losses['loss_cls']) + sum(losses['loss_bbox']))
+    assert derivative(losses['loss_fmkt']) < 1e-3 * task
 
 
 def test_levels_that_are_not_the_necks_are_refused(flowed):

@@ -168,6 +168,14 @@ def test_a_forward_set_on_the_instance_is_restored(net, images):
     assert net.stem.forward is forward
 
 
+def test_a_module_of_two_paths_is_recorded_at_both_and_restored(net, images):
+    net.twin = net.stem
+    with record(net, ['stem', 'twin']) as records:
+        net(images)
+    assert torch.equal(records['stem'][0][0], records['twin'][0][0])
+    assert 'forward' not in vars(net.stem)
+
+
 @pytest.mark.parametrize(('gradients', 'recorded'), [(True, 1), (False, 3)])
 def test_trials_without_gradients_do_not_count_beside_the_real_call(
     net, images, gradients, recorded

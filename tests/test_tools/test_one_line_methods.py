@@ -1,11 +1,12 @@
 """Which methods there are for a pair of models, and which are taken by default."""
 
 import pytest
+from mmdet.models import GFLHead
 from mmengine.config import Config
 from mmengine.hub import get_config
 
 import one_line
-from one_line_methods import methods_of
+from one_line_methods import OF_GFL, default_names, methods_of
 
 STAGES = [f'wttm_{i}' for i in range(3)]
 HEADS = {
@@ -75,6 +76,24 @@ def test_gfl_heads_of_other_outputs_are_not_compared_by_default(option, tmp_path
     teacher.dump(tmp_path / 'teacher.py')
     cfg = one_line.resolve(GFL.format(50, '1x'), str(tmp_path / 'teacher.py'), 'teacher.pth')
     assert list(cfg.model.losses) == ['fmkt']
+
+
+@pytest.mark.parametrize(
+    'option',
+    [dict(type='mmdet.GFLHead'), dict(type=GFLHead), dict(type='LDHead'), dict(reg_max=None)],
+    ids=str,
+)
+def test_the_same_outputs_written_in_another_way_are_compared(option):
+    teacher = get_config(GFL.format(101, 'ms-2x'))
+    head = teacher.model.bbox_head
+    for key, value in option.items():
+        if value is None:
+            del head[key], head.loss_dfl  # GFLHead has defaults
+        else:
+            head[key] = value
+    student = get_config(GFL.format(50, '1x'))
+    assert default_names(student, teacher) == default_names(teacher, student) == OF_GFL
+    assert 'wttm_boxes' in methods_of(teacher, student).losses
 
 
 def test_methods_of_classifiers():

@@ -101,7 +101,10 @@ class CWDLoss(FeatureLoss):
         **kwargs: As for `FeatureLoss`.
 
     Raises:
-        ValueError: If the temperature is not above 0.
+        ValueError: If the temperature is not above 0 and finite.
+
+    Example:
+        >>> cwd=dict(type='mmkd_fm.CWDLoss', tap='neck', levels=[0, 1, 2, 3], loss_weight=4)
     """
 
     def __init__(self, temperature: float = 1.0, **kwargs) -> None:
@@ -116,7 +119,11 @@ class CWDLoss(FeatureLoss):
 
 @MODELS.register_module()
 class MSELoss(FeatureLoss):
-    """Mean squared error: see `mmkd_fm.functional.mse_loss`."""
+    """Mean squared error: see `mmkd_fm.functional.mse_loss`.
+
+    Example:
+        >>> mse=dict(type='mmkd_fm.MSELoss', tap='neck', loss_weight=1)
+    """
 
     def metric(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Mean squared difference."""
@@ -125,7 +132,11 @@ class MSELoss(FeatureLoss):
 
 @MODELS.register_module()
 class CosineLoss(FeatureLoss):
-    """1 - cosine similarity at each location: see `mmkd_fm.functional.cosine_loss`."""
+    """1 - cosine similarity at each location: see `mmkd_fm.functional.cosine_loss`.
+
+    Example:
+        >>> cosine=dict(type='mmkd_fm.CosineLoss', tap='neck', loss_weight=1)
+    """
 
     ignores_scale = True
 

@@ -1,10 +1,12 @@
 """FM-KT on feature pyramids: a flow for each level, trained serially (arXiv 2402.02012)."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Optional, Union
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute_in_backward
 
@@ -80,7 +82,7 @@ class FMKTLoss(nn.Module):
         levels: Optional[Sequence[int]] = None,
     ) -> None:
         super().__init__()
-        if isinstance(flow, str) and flow != 'neck':
+        if flow != 'neck' and not isinstance(flow, (dict, type(None))):
             raise ValueError(f"flow is a dict with the arguments of Flow, or 'neck'; got {flow!r}")
         decouple_pairs(1, pair_ratio, 0, 0)  # checks the ratio
         if teacher_forcing and flow == 'neck':
@@ -143,14 +145,27 @@ class FMKTLoss(nn.Module):
                 f'decodes nothing; set source_weight=0, or take '
                 f"objective=dict(type='mmkd_fm.EndpointMatching')"
             )
+        self._check_scale()
+
+    def _check_scale(self) -> None:
+        """Refuse, or tell of, velocities whose size the metric does not see."""
         scaled = any(getattr(objective, 'needs_scale', False) for objective in self.objectives)
-        if scaled and getattr(self.metric, 'ignores_scale', False):
+        if not (scaled and getattr(self.metric, 'ignores_scale', False)):
+            return
+        pair = f'{type(self.objectives[0]).__name__} with {type(self.metric).__name__}'
+        if self.flow_cfg != 'neck':
             raise ValueError(
-                f'{type(self.objectives[0]).__name__} with {type(self.metric).__name__}: the '
-                f'metric ignores scale, so that nothing teaches the size of a velocity, nor moves '
-                f"one that starts at 0; use metric=dict(type='mmkd_fm.MSELoss') or "
+                f'{pair}: the metric ignores scale, so that nothing teaches the size of a '
+                f'velocity, nor moves one that starts at 0; use '
+                f"metric=dict(type='mmkd_fm.MSELoss') or "
                 f"objective=dict(type='mmkd_fm.EndpointMatching') (docs/fmkt.md)"
             )
+        print_log(
+            f"{pair}: the metric ignores scale, so that the student's own losses alone teach the "
+            f'size of a velocity (docs/fmkt.md)',
+            'current',
+            logging.WARNING,
+        )
 
     def _neck_flows(self, student: Tapped) -> dict[int, Flow]:
         neck = student.module

@@ -77,7 +77,7 @@ class FMKTLogitLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if isinstance(flow, str) and flow != 'head':
+        if flow != 'head' and not isinstance(flow, (dict, type(None))):
             raise ValueError(f"flow is a dict with the arguments of Flow, or 'head'; got {flow!r}")
         decouple_pairs(1, pair_ratio, 0, 0)  # checks the ratio
         self.flow_cfg = flow or {}

@@ -19,6 +19,11 @@ class EndpointMatching(nn.Module):
         teacher_channels: Channels C_T of X^T.
         schedule: Name of the noise schedule.
         project: Decode by a trained 1x1 convolution also where C_S = C_T, see `FeatureLoss`.
+
+    Example:
+        >>> matching = EndpointMatching(64, 256, 'rectified')
+        >>> x, v, t = torch.randn(2, 64, 8, 8), torch.randn(2, 64, 8, 8), torch.ones(2)
+        >>> matching(x - v, v, t, x, torch.randn(2, 256, 8, 8), PKDLoss())
     """
 
     def __init__(
@@ -59,17 +64,28 @@ class EndpointMatching(nn.Module):
 class VelocityMatching(nn.Module):
     """Compares each step's velocity with the target velocity to the mapped teacher T(X^T).
 
-    T is BatchNorm and a 1x1 convolution to the student's channels, as in the authors' code. Trained
-    by the flow loss it has a trivial solution, T(X^T) -> 0 and v -> X^S, after which a head that
-    reads the end of the flow is given nothing; so T is frozen as it was drawn unless
-    `train_teacher_map` asks for the authors' form.
-    The metric must see the size of the velocity (`MSELoss`, not `PKDLoss`), or X^S - v is anything.
+    T is BatchNorm and a 1x1 convolution to the student's channels, as in the authors' code, but
+    without a stride: where sizes differ, maps of the student are resized. Trained by the flow loss
+    it has a trivial solution, T(X^T) -> 0 and v -> X^S, after which a head that reads the end of
+    the flow is given nothing; so T is frozen as it was drawn unless `train_teacher_map` asks for
+    the authors' form.
+    The metric must see the size of the velocity (`MSELoss`, not `PKDLoss`), or X^S - v is anything,
+    unless a head that reads the end of the flow teaches the size (``flow='neck'``).
 
     Args:
         student_channels: Channels C_S of X^S.
         teacher_channels: Channels C_T of X^T.
         schedule: Name of the noise schedule.
         train_teacher_map: Train T by this loss.
+
+    Raises:
+        ValueError: If the schedule is unknown.
+
+    Example:
+        >>> matching = VelocityMatching(64, 256, 'rectified')
+        >>> x, v, t = torch.randn(2, 64, 8, 8), torch.randn(2, 64, 8, 8), torch.ones(2)
+        >>> target = matching.target(torch.randn(2, 256, 8, 8))
+        >>> matching(x - v, v, t, x, target, MSELoss())
     """
 
     needs_scale = True

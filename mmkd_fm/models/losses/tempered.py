@@ -20,7 +20,7 @@ class TemperedLoss(LogitLoss):
         **options: Of all logit losses, see `LogitLoss`.
 
     Raises:
-        ValueError: If the temperature is not above 0.
+        ValueError: If the temperature is not above 0 and finite.
     """
 
     def __init__(self, temperature: float, loss_weight: float, **options: Any) -> None:
@@ -62,7 +62,7 @@ class KDLoss(TemperedLoss):
         **options: Of all logit losses, see `LogitLoss`.
 
     Raises:
-        ValueError: If the temperature is not above 0.
+        ValueError: If the temperature is not above 0 and finite.
 
     Example:
         >>> kd=dict(type='mmkd_fm.KDLoss', tap='head', temperature=4)
@@ -91,7 +91,7 @@ class DKDLoss(TemperedLoss):
         **options: Of all logit losses, see `LogitLoss`.
 
     Raises:
-        ValueError: If the temperature is not above 0.
+        ValueError: If the temperature is not above 0 and finite.
 
     Example:
         >>> dkd=dict(type='mmkd_fm.DKDLoss', tap='head', alpha=1, beta=2, temperature=4)
@@ -163,7 +163,7 @@ class DISTLoss(TemperedLoss):
         **options: Of all logit losses, see `LogitLoss`.
 
     Raises:
-        ValueError: If the temperature is not above 0.
+        ValueError: If the temperature is not above 0 and finite.
 
     Example:
         >>> dist=dict(type='mmkd_fm.DISTLoss', tap='head', beta=2, gamma=2)
