@@ -16,6 +16,7 @@ Of WTTM alone, CWD + WTTM, KD in WTTM's place and MobileNetV2 only the ResNet's 
 KD in WTTM's place had been seen on seeds 0 to 4, 0.7 above it, when the last four rows were written
 down. The rule for the default of GFL's pairs: KD, if over all of its trainings (seeds 5 to 9 at
 least are new) the interval of its difference to WTTM excludes zero; otherwise WTTM stays.
+CWD + KD on seeds 5 to 9 begins when 0 to 4 had been seen, 0.4 below FM-KT^Theta + KD.
 """
 
 _base_ = '../bccd-folds-pairs/table.py'
