@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar='NAME',
         help='methods: fmkt (default), pkd and cwd for any two detectors; wttm, ttm, kd, dkd, dist '
         'where both heads are of one kind; fmkt_cwd, wttm_boxes and kd_boxes too of GFL heads '
-        '(default of two such: fmkt_cwd wttm wttm_boxes); of classifiers wttm (default), '
+        '(default of two such: fmkt_cwd kd kd_boxes); of classifiers wttm (default), '
         'kd, dkd, dist, ttm, fmkt, fmkt_stages',
     )
 

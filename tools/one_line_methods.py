@@ -15,8 +15,8 @@ BASES = ROOT / 'configs' / '_base_'
 FITS_ANY = ['fmkt']
 """Terms where none are asked for: FM-KT fits any two pyramids."""
 
-OF_GFL = ['fmkt_cwd', 'wttm', 'wttm_boxes']
-"""Of two GFL heads of the same classes, bins and places: docs/results/bccd-gfl.md."""
+OF_GFL = ['fmkt_cwd', 'kd', 'kd_boxes']
+"""Of two GFL heads of the same classes, bins and places: docs/results/bccd-folds-weights.md."""
 
 OF_CLASSIFIERS = ['wttm']
 """Of classifiers, whose last feature need be no map."""

@@ -44,7 +44,7 @@ def test_one_stage_and_two_are_two_families(student):
 GFL = 'mmdet::gfl/gfl_r{}_fpn_{}_coco.py'
 RESNET = 'mmpretrain::resnet/resnet{}_8xb32_in1k.py'
 DEFAULTS = {
-    'two GFL': (GFL.format(50, '1x'), GFL.format(101, 'ms-2x'), ['fmkt_cwd', 'wttm', 'wttm_boxes']),
+    'two GFL': (GFL.format(50, '1x'), GFL.format(101, 'ms-2x'), ['fmkt_cwd', 'kd', 'kd_boxes']),
     'another head': (
         GFL.format(50, '1x'),
         'mmdet::vfnet/vfnet_r101_fpn_1x_coco.py',
