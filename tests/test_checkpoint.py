@@ -183,6 +183,9 @@ def test_getattr_gives_the_methods_of_log_histories_only(tmp_path):
                 continue
             with pytest.raises(safe.UnsafeCheckpointError, match=f'refused: getattr.*{method}'):
                 unpickler.load()
+    of_a_list = safe._SafeUnpickler(io.BytesIO(b"c__builtin__\ngetattr\n(]S'append'\ntR."))
+    with pytest.raises(safe.UnsafeCheckpointError, match=r"refused: getattr\(\[\], 'append'\)"):
+        of_a_list.load()
 
 
 def test_what_is_refused_can_be_trusted(tmp_path, monkeypatch):
@@ -228,6 +231,35 @@ def test_missing_file(tmp_path):
         safe.load_from_local(str(tmp_path / 'x.pth'))
 
 
+def test_a_path_from_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    torch.save(dict(state_dict={}), tmp_path / 'x.pth')
+    assert safe.load_from_local('~/x.pth') == dict(state_dict={})
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    (tmp_path / 'x.pth').touch()
+
+    def refuse(*_, **__):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr(torch, 'load', refuse)
+    with pytest.raises(PermissionError, match='Permission denied'):
+        safe.load_from_local(str(tmp_path / 'x.pth'))
+
+
+def test_tensors_go_where_they_are_asked_for(tmp_path, server, monkeypatch):
+    """Of files and of URLs: else all processes would fill the GPU that the file was saved from."""
+    url, folder, _ = server
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    torch.save(dict(state_dict=dict(weight=torch.ones(2))), folder / 'x.pth')
+    asked = []
+    for path in (str(folder / 'x.pth'), f'{url}/x.pth'):
+        CheckpointLoader.load_checkpoint(path, lambda x, device: asked.append(device) or x)
+    assert asked == ['cpu', 'cpu']  # as they are in the file
+
+
 @pytest.mark.parametrize('names', [('numpy.core', 'numpy._core'), ('numpy._core', 'numpy.core')])
 def test_files_written_under_another_numpy(names, tmp_path):
     """NumPy 2 moved `numpy.core` to `numpy._core`: either opens the files of the other."""
@@ -267,6 +299,8 @@ def test_urls(server, tmp_path, monkeypatch):
     for _ in range(2):  # the second time from the disk
         assert CheckpointLoader.load_checkpoint(f'{url}/good.pth?x=1') == dict(state_dict={})
     assert len(asked) == 1
+    kept = [path.name for path in (tmp_path / 'hub' / 'checkpoints').iterdir()]
+    assert kept == ['good.pth']  # without what is asked of the server
     with pytest.raises(safe.UnsafeCheckpointError, match='posix.mkdir'):
         CheckpointLoader.load_checkpoint(f'{url}/bad.pth')
     assert not (tmp_path / 'marker').exists()

@@ -101,7 +101,8 @@ class FlowNeck(BaseModule):
     def forward(self, inputs: Any) -> tuple[Tensor, ...]:
         """The levels that the head reads: mean estimates in place of the wrapped neck's levels.
 
-        They are float32 at least in training, and of the wrapped neck's dtype at inference.
+        They are float32 at least in training, but of 0 steps, and of the wrapped neck's dtype at
+        inference.
 
         Args:
             inputs: What the wrapped neck takes.

@@ -137,6 +137,28 @@ def test_only_the_chosen_images_count(distill_config, make_runner, perfect, data
     assert isinstance(metric, CocoMetric) and metric.img_ids is None and metric.results == []
 
 
+@pytest.mark.parametrize(
+    ('count', 'images'), [(1, [0]), (2, [0, 2]), (3, [0, 1, 2]), (9, [0, 1, 2, 3])]
+)
+def test_images_are_spread_evenly(
+    count, images, distill_config, make_runner, perfect, data, tmp_path
+):
+    """The first ones of a validation set in the order of its classes are of one class."""
+    from mmkd_fm.hooks import teacher_check_hook
+
+    runner = make_runner(distill_config(), tmp_path)
+    runner.val_loop  # noqa: B018 (builds it)
+    seen, find = [], perfect(data)
+
+    def test_step(batch):
+        seen.extend(sample.img_id for sample in batch['data_samples'])
+        return find(batch)
+
+    runner.model.teacher.model.test_step = test_step
+    teacher_check_hook._evaluate(runner.model.teacher, runner, count)
+    assert seen == images
+
+
 def test_another_resolution_of_the_teacher(distill_config, check):
     """Predictions come back at the size of the image, whatever the teacher sees."""
     cfg = distill_config(losses='pkd')

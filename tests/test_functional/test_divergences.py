@@ -33,6 +33,18 @@ def test_pkd_is_one_minus_the_correlation_by_hand(maps):
     assert pkd_loss(*maps, eps=0).item() == pytest.approx(expected.item(), rel=1e-12)
 
 
+@pytest.mark.parametrize('eps', [1e-6, 0.1, 3.0])
+@pytest.mark.parametrize('scale', [0.01, 1, 7])
+def test_pkd_adds_eps_to_the_deviations(eps, scale, maps):
+    """Of deviations d and 1 it leaves the shares d / (d + eps) and 1 / (1 + eps)."""
+    teacher = maps[1] - maps[1].mean(dim=(0, 2, 3), keepdim=True)
+    teacher = teacher / teacher.transpose(0, 1).flatten(1).std(dim=1).view(1, 4, 1, 1)
+    n = teacher[:, 0].numel()
+    expected = (scale / (scale + eps) - 1 / (1 + eps)) ** 2 * (n - 1) / n / 2
+    value = pkd_loss(scale * teacher, teacher, eps).item()
+    assert value == pytest.approx(expected, rel=1e-9, abs=1e-30)
+
+
 def test_pkd_of_a_single_element_is_zero_with_a_graph():
     student = torch.randn(1, 4, 1, 1, requires_grad=True)
     loss = pkd_loss(student, torch.randn(1, 4, 1, 1))

@@ -156,6 +156,34 @@ def test_dist_reads_a_student_that_is_nearly_constant(size, logits):
     assert (student.grad.abs().amax(dim=1) > 0).all()
 
 
+WEIGHED = [
+    kd_loss,
+    dkd_loss,
+    lambda s, t, **kwargs: dist_loss(s, t, beta=1, gamma=0, eps=0, **kwargs),
+    lambda s, t, **kwargs: dist_loss(s, t, beta=0, gamma=1, eps=0, **kwargs),
+]
+weighed = pytest.mark.parametrize('loss', WEIGHED, ids=['kd', 'dkd', 'inter', 'intra'])
+
+
+@weighed
+def test_a_weight_counts_a_sample_so_many_times(loss, logits):
+    weight = torch.tensor([1, 3, 2, 0, 1, 2])
+    target = (TARGET,) if loss is dkd_loss else ()
+    repeated = [z.repeat_interleave(weight, dim=0) for z in (*logits, *target)]
+    value = loss(*logits, *target, weight=weight.double())
+    assert value.item() == pytest.approx(loss(*repeated).item(), rel=1e-12)
+
+
+@weighed
+@pytest.mark.parametrize('size', [1e-4, 0.1, 30])
+def test_the_mean_does_not_depend_on_the_size_of_the_weights(loss, size, logits):
+    """Also where they sum to less than 1."""
+    weight = torch.tensor([1, 0.3, 2, 0, 1, 0.7], dtype=torch.float64)
+    target = (TARGET,) if loss is dkd_loss else ()
+    one, other = (loss(*logits, *target, weight=w).item() for w in (weight, size * weight))
+    assert other == pytest.approx(one, rel=1e-12)
+
+
 def test_dist_trains_a_head_that_starts_at_zero_as_one_that_starts_near_it():
     """Beside the cross-entropy, without clipping; gradients of 1e6 at the zero head ruined it."""
     accuracies = []

@@ -86,6 +86,17 @@ def test_velocity_is_the_derivative_of_the_interpolant(schedule, ends):
     torch.testing.assert_close(schedule.velocity(*ends, t), derivative, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_what_is_mixed_has_the_type_of_the_features(schedule, ends, dtype):
+    student, teacher = (end.to(dtype) for end in ends)
+    t = torch.full((5,), 0.5)  # float32
+    for function in (
+        schedule.interpolate, schedule.velocity,
+        schedule.residual_velocity, schedule.teacher_estimate,
+    ):  # fmt: skip
+        assert function(student, teacher, t).dtype == dtype
+
+
 def test_estimate_of_the_target_velocity_is_the_teacher(schedule, ends):
     torch.manual_seed(1)
     for t in (torch.rand(5, dtype=torch.float64) * 0.999, torch.zeros(5, dtype=torch.float64)):

@@ -111,6 +111,44 @@ def test_gradients_flow_through_the_whole_chain(x):
     assert weight.grad.item() == pytest.approx(-x.sum().item() * 0.85, rel=1e-12)
 
 
+def test_the_steps_that_are_kept_have_their_gradients(x):
+    """Losses of another module read them: Z_2 = x (1 - w/2), v_1 = w x and v_2 = w Z_2."""
+    weight = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    result = transport(x, lambda z, t: weight * z, 2)
+    for kept, sign in ((result.velocities, 1), (result.estimates, -1)):
+        (grad,) = torch.autograd.grad(kept.sum(), weight, retain_graph=True)
+        assert grad.item() == pytest.approx(sign * x.sum().item() * (1 + 1 - 0.3), rel=1e-12)
+
+
+@pytest.mark.parametrize('schedule', ['rectified', 'vp', 've'])
+@pytest.mark.parametrize('num_steps', [1, 3, 8])
+def test_a_state_moves_by_its_velocity_over_the_time_of_a_step(x, schedule, num_steps):
+    """Also of a schedule that starts later; after the last step the time is 0."""
+    seen = []
+
+    def velocity(z, t):
+        seen.append((z, t, uneven(z, t)))
+        return seen[-1][2]
+
+    times = transport(x, velocity, num_steps, schedule).times
+    assert seen[0][0] is x and torch.equal(seen[0][1], times[:1].expand(3))
+    assert times[-1].item() == pytest.approx(times[0].item() / num_steps, rel=1e-12)
+    for (z, t, v), (after, later, _) in zip(seen, seen[1:]):
+        expected = z + (later - t)[:, None, None, None] * v
+        torch.testing.assert_close(after, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('schedule', ['rectified', 'vp', 've'])
+@pytest.mark.parametrize('solver', ['euler', 'midpoint', 'heun'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_no_time_is_beyond_the_teacher(schedule, solver, dtype):
+    """Rounded differences neither: a schedule of the user's may take the root of t."""
+    x, seen = torch.zeros(1, 1, dtype=dtype), []
+    for num_steps in range(1, 41):
+        transport(x, lambda z, t: seen.append(t.item()) or z, num_steps, schedule, solver)
+    assert min(seen) >= 0 and max(seen) <= 1
+
+
 @pytest.mark.parametrize('solver', ['midpoint', 'heun'])
 @pytest.mark.parametrize('num_steps', [1, 4])
 def test_two_stage_solvers_by_hand(x, solver, num_steps):

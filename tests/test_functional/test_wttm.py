@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmkd_fm.functional import power_sum, ttm_loss, with_background, wttm_loss
+from mmkd_fm.functional import FORMS as FORMS_BY_NAME
+from mmkd_fm.functional import get_form, power_sum, ttm_loss, with_background, wttm_loss
 
 FORMS = [
     lambda s, t, gamma: wttm_loss(s, t, gamma),
@@ -95,6 +96,19 @@ def test_extreme_logits_stay_finite(form, dtype):
     assert loss.dtype == torch.float32
     assert student.grad.isfinite().all()
     assert student.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize('loss', [ttm_loss, wttm_loss])
+@pytest.mark.parametrize('name', sorted(FORMS_BY_NAME))
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_compared_in_float32(loss, name, dtype, logits):
+    """The power too: 0.7 z, rounded to half precision, would be another teacher."""
+    half = [z.to(dtype) for z in logits]
+    single = [z.float() for z in half]
+    assert torch.equal(loss(*half, 0.7, name), loss(*single, 0.7, name))
+    form = get_form(name)
+    for function in (form.entropy, lambda z: form.log_power_sum(z, 0.7), lambda z: form.kl(z, -z)):
+        assert torch.equal(function(half[0]), function(single[0]))
 
 
 @forms

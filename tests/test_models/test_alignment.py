@@ -48,6 +48,12 @@ def test_a_bare_tensor_is_a_pyramid_of_one_level():
     assert measure(torch.zeros(1, 7, 8, 8), 64) == (Level(7, 8),)
 
 
+def test_strides_are_rounded_to_the_nearest():
+    """As those of SSD's maps, whose sizes are rounded up: 300 / 38 is a stride of 8, not of 7."""
+    maps = [torch.zeros(1, 3, size, size) for size in (38, 19, 10, 5, 3, 1)]
+    assert [level.stride for level in measure(maps, 300)] == [8, 16, 30, 60, 100, 300]
+
+
 def test_levels_are_paired_by_stride():
     student = tapped('student', 4, (8, 16, 32))
     teacher = tapped('teacher', 8, (4, 8, 16, 32, 64))

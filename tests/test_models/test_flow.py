@@ -221,3 +221,14 @@ def test_the_state_is_float32_for_half_precision(dtype):
         result = flow(x, 2, keep_steps=True)
     assert result.endpoint.dtype == result.velocities.dtype == torch.float32
     assert torch.equal(result.estimates[0], x.float() - result.velocities[0])
+
+
+def test_times_are_not_rounded_in_a_half_precision_model():
+    """Rounded to it, 7 / 25 would be in the cell of the next branch."""
+    embedding = dict(type='mmkd_fm.StepBranchTimeEmbedding', num_steps=25)
+    flow, seen = Flow(4, time_embedding=embedding).bfloat16(), []
+    flow.time_embedding.register_forward_pre_hook(lambda _, given: seen.append(given))
+    times = flow(torch.randn(2, 4, 3, 3).bfloat16(), 25).times
+    assert {z.dtype for _, z in seen} == {torch.bfloat16}
+    torch.testing.assert_close(times, torch.arange(25, 0, -1) / 25, rtol=1e-6, atol=0)
+    assert torch.equal(torch.stack([t for t, _ in seen]), times[:, None].expand(25, 2))

@@ -6,10 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmkd_fm.functional import draw_num_steps
-from mmkd_fm.models import FlowClsHead
+from mmkd_fm.functional import decouple_pairs, draw_num_steps
+from mmkd_fm.models import FlowClsHead, FMKTLogitLoss
+from mmkd_fm.models.alignment import Tapped
 from mmkd_fm.models.flow_cls_head import as_map, pool
-from mmkd_fm.models.taps import record
+from mmkd_fm.models.taps import Tap, record
 from mmkd_fm.registry import MODELS
 
 LinearClsHead = pytest.importorskip('mmpretrain.models').LinearClsHead
@@ -76,6 +77,29 @@ def test_at_the_start_it_is_the_plain_head(flowed, feature):
     torch.testing.assert_close(
         flowed(moved=False, nfe=8)((feature,)), flowed(nfe=0)((feature,)), rtol=1e-6, atol=1e-6
     )
+
+
+@pytest.mark.parametrize('ratio', [0.0, 0.5])
+def test_decoupled_pairs_are_compared_with_other_teachers(flowed, iteration, ratio):
+    """Those that the seed of the head's flow draws in this iteration."""
+    iteration(3)
+    head = flowed(flow=dict(num_steps=2, seed=3)).train()
+    taps = dict(
+        transport=Tapped('student', Tap('head.flow'), head.flow, ()),
+        logits=Tapped('student', Tap('head'), head, ()),
+    )
+    losses = [FMKTLogitLoss('head', label_weight=0, pair_ratio=share) for share in (ratio, 1)]
+    for loss in losses:
+        loss.connect(taps, Tapped('teacher', Tap('head'), head, ()))
+    with record(head, ['flow']) as records:
+        logits = head((torch.randn(4, CHANNELS, 4, 6),))
+    outputs = dict(transport=records['flow'][0][0], logits=logits)
+    teacher = torch.randn(4, CLASSES)
+    order = decouple_pairs(4, ratio, seed=3, iteration=3)
+    assert order.tolist() != [0, 1, 2, 3]
+    value = losses[0](outputs, teacher)['loss']
+    torch.testing.assert_close(value, losses[1](outputs, teacher[order])['loss'])
+    assert not torch.allclose(value, losses[1](outputs, teacher)['loss'])
 
 
 @pytest.mark.parametrize('schedule', ['rectified', 'vp', 've'])

@@ -6,8 +6,10 @@ from mmdet.models.roi_heads import SingleRoIExtractor
 from mmengine.logging import MMLogger
 from torch import nn
 
-from mmkd_fm.functional import draw_num_steps, pkd_loss, transport
-from mmkd_fm.models import FlowedPyramid, FlowNeck, meta_encoders
+from mmkd_fm.functional import decouple_pairs, draw_num_steps, pkd_loss, transport
+from mmkd_fm.models import FlowedPyramid, FlowNeck, FMKTLoss, meta_encoders
+from mmkd_fm.models.alignment import Level, Tapped
+from mmkd_fm.models.taps import Tap
 
 FPN = dict(type='FPN', in_channels=[4, 8, 16], out_channels=6, num_outs=4)
 
@@ -58,6 +60,30 @@ def test_inference_passes_on_the_transported_levels(neck, nfe, solver):
         assert torch.equal(output, x) == (nfe == 0 or level not in (0, 2))
 
 
+@pytest.mark.parametrize('solver', ['midpoint', 'heun'])
+def test_the_solver_is_that_of_inference_alone(neck, solver):
+    """Training takes Euler steps, one evaluation each, whatever is evaluated with."""
+    models = [neck(flow=dict(num_steps=2), nfe=2, solver=one) for one in ('euler', solver)]
+    calls = []
+    models[1].flows['0'].meta_encoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert all(map(torch.equal, *(model(maps()) for model in models)))
+    assert len(calls) == 2
+    ours, theirs = (model.eval()(maps()) for model in models)
+    assert not any(map(torch.equal, ours, theirs)) and len(calls) == 2 + 4
+
+
+def test_measuring_the_channels_leaves_the_statistics_of_the_neck(mmdet_scope):
+    from mmkd_fm.registry import MODELS
+
+    config = dict(FPN, norm_cfg=dict(type='BN'))
+    plain, wrapped = MODELS.build(copy.deepcopy(config)), FlowNeck(neck=copy.deepcopy(config)).neck
+    names = [name for name, _ in plain.named_buffers()]
+    assert len(names) > 3
+    for name in names:
+        assert torch.equal(wrapped.state_dict()[name], plain.state_dict()[name]), name
+    assert all(module.training for module in wrapped.modules())
+
+
 def test_the_neck_alone_trains_all_its_parameters(neck):
     model = neck(flow=dict(num_steps=[1, 2]))
     outputs = model(maps())
@@ -97,6 +123,25 @@ def test_with_no_steps_the_head_reads_the_neck_and_the_loss_the_flow(neck, itera
     for level, transported in pyramid.transports.items():
         assert pyramid[level] is transported.endpoint
         assert transported.estimates.shape == (4, *pyramid.sources[level].shape)
+
+
+@pytest.mark.parametrize('ratio', [0.0, 0.5])
+def test_decoupled_pairs_are_compared_with_other_teachers(neck, iteration, ratio):
+    """Those that the seed of the neck's flows draws in this iteration."""
+    iteration(3)
+    model = neck(flow=dict(num_steps=2, seed=3))
+    levels = tuple(Level(FPN['out_channels'], 4 * 2**i) for i in range(4))
+    taps = [Tapped(owner, Tap('neck'), model, levels) for owner in ('student', 'teacher')]
+    losses = [FMKTLoss(flow='neck', pair_ratio=share) for share in (ratio, 1)]
+    for loss in losses:
+        loss.connect(*taps)
+    pyramid = model(maps(batch=4))
+    teacher = [torch.randn_like(x) for x in pyramid]
+    order = decouple_pairs(4, ratio, seed=3, iteration=3)
+    assert order.tolist() != [0, 1, 2, 3]
+    value = losses[0](pyramid, teacher)['loss']
+    torch.testing.assert_close(value, losses[1](pyramid, [x[order] for x in teacher])['loss'])
+    assert not torch.allclose(value, losses[1](pyramid, teacher)['loss'])
 
 
 def test_the_wrapped_neck_is_built_as_alone(mmdet_scope):

@@ -355,6 +355,20 @@ def test_velocity_of_the_mlp_is_bounded_as_said():
     assert encoder(1e3 * x, t).norm(dim=1).max() <= bound
 
 
+@pytest.mark.parametrize('num_blocks', [1, 2, 3])
+def test_an_mlp_has_so_many_blocks_and_starts_at_zero(num_blocks):
+    encoder = make('MLPMetaEncoder', 8, num_blocks=num_blocks)
+    assert sum(p.numel() for p in encoder.parameters()) == num_blocks * (2 * 8 * 8 + 2 * 8)
+    x, t = inputs(2, 8, 5, 5)
+    assert torch.equal(encoder(x, t), torch.zeros_like(x))
+    # of an earlier one at 0, what follows would divide by the root of its eps
+    first = [norm.weight.unique().tolist() for norm in encoder.norms]
+    assert first == [[1.0]] * (num_blocks - 1) + [[0.0]]
+    encoder = make('MLPMetaEncoder', 8, random=True, num_blocks=num_blocks)
+    encoder(x, t).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in encoder.parameters())
+
+
 def test_arguments_are_checked():
     with pytest.raises(ValueError, match='kernel_size must be odd .* got 4'):
         ConvNeXtMetaEncoder(4, kernel_size=4)

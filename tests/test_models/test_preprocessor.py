@@ -1,5 +1,7 @@
 import copy
+import math
 import random
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmkd_fm.models.alignment import Level, Tapped, measure
-from mmkd_fm.models.preprocessor import TwoViewPreprocessor, _pixels, common_part
+from mmkd_fm.models.preprocessor import TwoViewPreprocessor, _cells, _pixels, common_part
 from mmkd_fm.models.taps import Tap
 from mmkd_fm.models.teacher import FrozenTeacher, rescale
 from mmkd_fm.models.terms import WEIGHTS
@@ -242,6 +244,15 @@ def test_sizes_are_those_of_resized_images(scale):
     assert [_pixels(length, scale) for length in lengths] == resized
 
 
+@pytest.mark.parametrize('scale', ['0.7', '1.1', '1.3', '1.5'])
+def test_cells_cover_a_length_and_no_more(scale):
+    """Also where the quotient is rounded to just above a whole number."""
+    for stride in (4, 8, 16, 32):
+        for length in range(1, 1000):
+            exact = Fraction(length) * Fraction(scale) / stride
+            assert _cells(length, stride / float(scale)) == math.ceil(exact)
+
+
 def test_shrinking_averages():
     checkerboard = (torch.arange(32)[:, None] + torch.arange(32)) % 2 * 200
     image = checkerboard.to(torch.uint8).expand(3, 32, 32)
@@ -376,6 +387,18 @@ def test_a_classifying_teacher_has_its_own_channel_order(classifiers):
     two_views, batch = classifiers(dict(mean=[0, 0, 0], std=[1, 1, 1]), dict(to_rgb=True))
     result = two_views(copy.deepcopy(batch), True)
     assert torch.equal(result['inputs'].flip(1), result['teacher_inputs'])
+
+
+@pytest.mark.parametrize('owner', ['student', 'teacher'])
+def test_the_channel_order_of_classifiers_alone_makes_another_view(classifiers, owner):
+    """With the same normalisation."""
+    plain = dict(mean=[0, 0, 0], std=[1, 1, 1])
+    other = dict(plain, to_rgb=True)
+    two_views, batch = classifiers(*((other, plain) if owner == 'student' else (plain, other)))
+    assert not two_views.same_view
+    result = two_views(copy.deepcopy(batch), True)
+    assert torch.equal(result['inputs'].flip(1), result['teacher_inputs'])
+    assert classifiers(other, other)[0].same_view
 
 
 def test_a_classifying_teacher_has_its_own_resolution(classifiers):

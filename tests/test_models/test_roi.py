@@ -241,6 +241,15 @@ def test_rescaling_keeps_the_image_of_a_roi():
     assert rescale(rois, 0.5).tolist() == [[1, 1, 2, 3, 4]]
 
 
+def test_of_several_calls_of_the_extractor_the_first_is_the_box_heads():
+    pyramid, ours, others = [torch.zeros(2, 1, 4, 4)], torch.rand(3, 5), torch.rand(2, 5)
+    stage = RoIStage('roi_head', 1, 'neck')
+    calls = [((pyramid, rois), ()) for rois in (ours.requires_grad_(), others)]
+    records = {'roi_head.bbox_roi_extractor.1': calls}
+    assert torch.equal(stage.rois(records), ours) and not stage.rois(records).requires_grad
+    assert stage.num_images(records) == 2
+
+
 def test_classes_are_mapped(roi_distiller, two_stage, write_teacher, raw_batch):
     teacher = write_teacher(two_stage(num_classes=5))
     with pytest.raises(ValueError, match='the student has 3 classes, the teacher 5.*class_map'):

@@ -226,6 +226,18 @@ def test_kept_tensors_hold_no_more_memory_than_is_counted():
         assert part.untyped_storage().nbytes() == part.numel() * part.element_size()
 
 
+def test_emptied_it_has_all_its_room_again():
+    views = torch.randn(2, 3, 4, 4)
+    cache = TeacherCache(1.5e-9 * (1000 + 4 * views[0].numel()))  # one of two
+    for _ in range(3):
+        for _ in range(2):
+            assert torch.equal(cache(views, lambda view: view), views)
+        assert len(cache.kept) == 1 and cache.full
+        assert (cache.hits, cache.misses) == (1, 3)
+        cache.clear()
+        assert not cache.kept and not cache.full
+
+
 # what it can't keep
 
 

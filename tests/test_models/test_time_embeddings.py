@@ -162,6 +162,15 @@ def test_branches_not_taken_have_a_zero_gradient():
         assert taken.tolist() == [False, False, True, False]
 
 
+def test_branches_begin_as_single_convolutions():
+    """Uniform up to the root of the fan-in's inverse, weights and biases."""
+    embedding = StepBranchTimeEmbedding(64)
+    for layer, fan_in in ((1, 64), (2, 9)):
+        for name in ('weight', 'bias'):
+            largest = getattr(embedding, f'{name}{layer}').abs().max().item()
+            assert 0.9 < largest * fan_in**0.5 <= 1
+
+
 def test_number_of_branches_is_checked():
     with pytest.raises(ValueError, match='num_steps must be 1 or more'):
         StepBranchTimeEmbedding(4, num_steps=0)

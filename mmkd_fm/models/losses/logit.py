@@ -11,6 +11,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmkd_fm.functional import get_form
+from mmkd_fm.functional.forms import precise
 from mmkd_fm.models.alignment import Tapped
 from mmkd_fm.models.classes import ClassNames, describe_class_map, resolve_class_map
 from mmkd_fm.models.head_logits import (
@@ -241,7 +242,7 @@ class LogitLoss(nn.Module, ABC):
         """Weighted means of what `diagnose` gives of rows (N, C)."""
         if not self.diagnostics and not self.keep_values:
             return {}
-        values = self.diagnose(student, teacher, form)
+        values = self.diagnose(precise(student), precise(teacher), form)
         values = {k: v if v.ndim == 1 else v.mean(dim=-1) for k, v in values.items()}
         self.values = values if self.keep_values else {}
         if not self.diagnostics:

@@ -93,6 +93,19 @@ def test_the_loss_is_the_function_of_the_weighted_rows(loss, weighting, outputs)
         torch.testing.assert_close(grad, other, rtol=1e-9, atol=1e-15)
 
 
+@losses
+def test_the_foreground_is_what_reaches_the_threshold(loss, outputs):
+    """A probability equal to it counts; one that is a rounding below does not."""
+    student, teacher = outputs[0], [torch.zeros_like(x) for x in outputs[1]]
+    found = {
+        threshold: connected(loss, weighting='foreground', threshold=threshold)(student, teacher)
+        for threshold in (0.5, 0.5 + 2**-50)
+    }
+    expected = connected(loss, weighting='none')(student, teacher)['loss']
+    assert torch.equal(found[0.5]['loss'], expected) and expected > 0
+    assert found[0.5 + 2**-50]['loss'] == 0
+
+
 @pytest.mark.parametrize('loss', [KDLoss, TTMLoss, WTTMLoss, DKDLoss])
 def test_normalisers(loss, outputs):
     values = {
@@ -103,6 +116,15 @@ def test_normalisers(loss, outputs):
     total = values['weight'] * weight.sum()
     torch.testing.assert_close(values['rows'] * len(weight), total, rtol=1e-12, atol=0)
     torch.testing.assert_close(values['images'] * 2, total, rtol=1e-12, atol=0)
+
+
+@losses
+def test_the_weight_of_the_term_scales_its_loss_alone(loss, outputs):
+    one, three = (connected(loss, loss_weight=weight)(*outputs) for weight in (1, 3))
+    assert set(one) == set(three)
+    for name in one:
+        factor = 3 if name == 'loss' else 1
+        torch.testing.assert_close(three[name], factor * one[name], rtol=1e-12, atol=0)
 
 
 def test_a_teacher_that_sees_nothing_does_not_divide_by_nothing(outputs):
@@ -653,6 +675,23 @@ def test_monitors_are_the_weighted_means_of_the_theory(outputs):
         mean = (w * values.mean(dim=1)).sum() / w.sum()
         torch.testing.assert_close(result[name], mean, rtol=1e-12, atol=0)
         assert not result[name].requires_grad
+
+
+@pytest.mark.parametrize('weighting', ['confidence', 'foreground'])
+def test_monitors_of_a_teacher_that_sees_little_are_still_means(weighting, outputs):
+    """Also where all weights sum to less than 1, which the loss is not divided by."""
+    student, teacher = outputs[0], [x - 12 for x in outputs[1]]
+    t = rows(teacher)
+    confidence = t.sigmoid().amax(dim=1)
+    threshold = confidence.max().item()
+    w = confidence if weighting == 'confidence' else (confidence >= threshold).double()
+    assert 0 < w.sum() <= 1
+    loss = connected(WTTMLoss, weighting=weighting, threshold=threshold)
+    result = loss(student, teacher)
+    entropy = functional.get_form('bernoulli').entropy(t).mean(dim=1)
+    torch.testing.assert_close(
+        result['teacher_entropy'], (w * entropy).sum() / w.sum(), rtol=1e-12, atol=0
+    )
 
 
 @pytest.mark.parametrize('temperature', [1, 4])

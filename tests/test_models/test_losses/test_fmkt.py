@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmkd_fm.functional import decouple_pairs, draw_num_steps, pkd_loss
+from mmkd_fm.functional import decouple_pairs, draw_num_steps, get_schedule, pkd_loss
 from mmkd_fm.models import Flow, FMKTLoss, MSELoss, PKDLoss, VelocityMatching
 from mmkd_fm.models.alignment import Level, Tapped
+from mmkd_fm.models.losses.fmkt import compare_steps
 from mmkd_fm.models.taps import Tap
 
 SIZES = (8, 4)
@@ -155,6 +156,30 @@ def test_before_the_flow_moves_source_term_and_flow_loss_are_equal(fmkt):
     assert torch.equal(result['loss_source'], result['loss'])
 
 
+def test_the_source_term_has_the_targets_of_the_flow_loss_with_decoupled_pairs(fmkt, iteration):
+    iteration(3)
+    loss = fmkt(teacher_channels=6, flow=dict(num_steps=1), source_weight=1.0, pair_ratio=0.34)
+    student, teacher = pyramid(4), teacher_of(6)
+    result = loss(student, teacher)
+    assert torch.equal(result['loss_source'], result['loss'])
+    assert not torch.equal(
+        result['loss'], fmkt(6, flow=dict(num_steps=1))(student, teacher)['loss']
+    )
+
+
+def test_each_weight_is_that_of_its_own_term(fmkt):
+    student, teacher = pyramid(4), teacher_of(6)
+    one, other = (
+        fmkt(6, True, flow=dict(num_steps=2), **weights)(student, teacher)
+        for weights in (
+            dict(source_weight=1.0),
+            dict(loss_weight=2.0, theta_weight=3.0, source_weight=5.0),
+        )
+    )
+    for name, factor in dict(loss=2, loss_theta=3, loss_source=5, steps=1).items():
+        torch.testing.assert_close(other[name], factor * one[name])
+
+
 def forced(fmkt, num_steps, **kwargs):
     return fmkt(
         teacher_channels=6,
@@ -280,6 +305,40 @@ def test_endpoint_matching_decodes_each_estimate(fmkt, num_steps):
     torch.testing.assert_close(loss(student, teacher)['loss'], expected)
 
 
+def test_estimates_of_equal_channels_are_decoded_on_request(fmkt):
+    objective = dict(type='mmkd_fm.EndpointMatching', project=True)
+    plain, projected = fmkt(), fmkt(objective=objective)
+    student, teacher = pyramid(4), teacher_of(4)
+    value = projected(student, teacher)['loss']
+    assert torch.equal(value, plain(student, teacher)['loss'])  # it begins as the identity
+    value.backward()
+    for level in projected.objectives:
+        assert level.decode.weight.grad.abs().sum() > 0
+        nn.init.normal_(level.decode.weight)
+    decoded = [o.decode(x) for o, x in zip(projected.objectives, student)]
+    expected = sum(map(pkd_loss, decoded, teacher))
+    torch.testing.assert_close(projected(student, teacher)['loss'], expected)
+
+
+@pytest.mark.parametrize('schedule', ['rectified', 'vp', 've'])
+def test_velocity_matching_has_the_velocities_of_the_schedule(fmkt, schedule):
+    """Their difference is sigma' times the error of the estimate."""
+    loss = fmkt(
+        6,
+        moved=True,
+        flow=dict(num_steps=3, schedule=schedule),
+        objective=dict(type='mmkd_fm.VelocityMatching'),
+        metric=dict(type='mmkd_fm.MSELoss'),
+    )
+    student, teacher = pyramid(4), teacher_of(6)
+    expected = 0
+    for x, t, flow, objective in zip(student, teacher, loss.flows.values(), loss.objectives):
+        steps, target = flow(x, keep_steps=True), objective.target(t)
+        slopes = get_schedule(schedule).d_sigma(steps.times).square()
+        expected += sum(a * F.mse_loss(e, target) for a, e in zip(slopes, steps.estimates)) / 3
+    torch.testing.assert_close(loss(student, teacher)['loss'], expected, rtol=1e-4, atol=0)
+
+
 def test_all_levels_take_the_same_number_of_steps(fmkt, iteration):
     iteration(3)
     loss = fmkt(flow=dict(num_steps=[1, 2, 4], seed=7))
@@ -317,6 +376,23 @@ def test_recomputation_changes_no_gradient(fmkt, schedule):
     assert all(g.isfinite().all() for g in gradients[0])
     for first, second in zip(*gradients):
         torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize('checkpoint', [False, True])
+def test_comparisons_of_a_transport_made_before_are_recomputed_on_request(checkpoint):
+    """In the backward pass, so that nothing of theirs is kept until then."""
+    x, calls = torch.randn(2, 4, 3, 3, requires_grad=True), []
+    transported = Flow(4, num_steps=3)(x, 3, keep_steps=True)
+
+    def compare(estimate, velocity, t):
+        calls.append(t.tolist())
+        return estimate.square().sum()
+
+    loss = compare_steps(transported, compare, checkpoint)
+    assert calls == [[t] * 2 for t in transported.times.tolist()]
+    (grad,) = torch.autograd.grad(loss, x)
+    assert len(calls) == (6 if checkpoint else 3)
+    torch.testing.assert_close(grad, 2 * x.detach())
 
 
 @pytest.mark.parametrize(

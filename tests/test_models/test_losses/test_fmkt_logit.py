@@ -185,6 +185,15 @@ def test_theta_without_weight_is_left_out(fmkt, batch):
     assert set(fmkt(theta_weight=0)(*batch, hard())) == {'loss', 'steps'}
 
 
+def test_each_weight_is_that_of_its_own_term(fmkt, batch):
+    one, other = (
+        fmkt(flow=dict(num_steps=2), **weights)(*batch, hard())
+        for weights in ({}, dict(loss_weight=2.0, theta_weight=3.0))
+    )
+    for name, factor in dict(loss=2, loss_theta=3, steps=1).items():
+        torch.testing.assert_close(other[name], factor * one[name])
+
+
 def test_soft_labels_are_mixed_cross_entropies(fmkt, batch):
     loss = fmkt(metric=dict(type='KDLoss', loss_weight=0))
     mixed = 0.3 * F.one_hot(TARGET, CLASSES) + 0.7 * F.one_hot(TARGET.flip(0), CLASSES)

@@ -163,6 +163,19 @@ def test_ignored_samples_are_as_if_they_were_not_there(module, logits):
 
 
 @pytest.mark.parametrize('module', [KDLoss, DISTLoss, TTMLoss, WTTMLoss])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_monitors_of_half_precision_logits_are_those_of_float32(module, dtype, logits):
+    """Tempered logits that are rounded differ as much as student and teacher do in the end."""
+    loss = module(**{} if issubclass(module, TTMLoss) else dict(temperature=3))
+    loss.connect(classifier('student'), classifier('teacher'))
+    half = [z.to(dtype) for z in logits]
+    result, expected = loss(*half), loss(*(z.float() for z in half))
+    assert set(result) == set(expected)
+    for name, value in expected.items():
+        assert torch.equal(result[name], value), name
+
+
+@pytest.mark.parametrize('module', [KDLoss, DISTLoss, TTMLoss, WTTMLoss])
 def test_an_empty_batch_gives_zeros(module, logits):
     loss = module()
     loss.connect(classifier('student'), classifier('teacher'))
