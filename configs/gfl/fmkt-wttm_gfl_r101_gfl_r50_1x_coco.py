@@ -1,10 +1,11 @@
 """FM-KT^Theta + WTTM, GFL R101 (multi-scale 2x) -> GFL R50, 1x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 44.7, plain student 40.2.
-Ours: not run.
+Ours: not run. On BCCD KD was better than WTTM (docs/results/bccd-folds-weights.md).
 
     torchrun --nproc_per_node 8 tools/train.py \
         configs/gfl/fmkt-wttm_gfl_r101_gfl_r50_1x_coco.py --launcher pytorch
+    ... --cfg-options "model.terms=[fmkt_cwd,kd,kd_boxes]"
 """
 
 _base_ = ['mmdet::gfl/gfl_r50_fpn_1x_coco.py', '../_base_/distill_runtime.py']
