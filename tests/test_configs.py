@@ -281,6 +281,7 @@ def test_each_family_takes_a_step(file, mmdet_scope):
     cfg.model.student.backbone.init_cfg = None
     model = revert_sync_batchnorm(build(cfg, terms=None)).train()
     model.student.init_weights()  # some parameters are what the memory held until then
+    model.teacher.is_loaded = True  # as if its random weights had been read
     batch = detection_batch(128, masks=cfg.model.student.type == 'MaskRCNN')
     with torch.no_grad():
         losses = model(**model.data_preprocessor(batch, True), mode='loss')

@@ -1,4 +1,4 @@
-"""FM-KT^Theta + WTTM, Faster R-CNN X101-64x4d (1x) -> Faster R-CNN R50, 1x, 8 GPUs x 2 images.
+"""FM-KT^Theta + WTTM, Faster R-CNN X101 (1x) -> Faster R-CNN R50, 1x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 42.1, plain student 37.4.
 Ours: not run.

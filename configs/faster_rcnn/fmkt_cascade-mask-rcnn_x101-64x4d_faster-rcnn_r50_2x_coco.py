@@ -1,4 +1,4 @@
-"""FM-KT^Theta, Cascade Mask R-CNN X101-64x4d (20e) -> Faster R-CNN R50, 2x, 8 GPUs x 2 images.
+"""FM-KT^Theta, Cascade Mask R-CNN X101 (20e) -> Faster R-CNN R50, 2x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 45.6, plain student 38.4.
 Ours: not run.

@@ -1,4 +1,4 @@
-"""FM-KT^Theta + WTTM, FCOS R101 (multi-scale 2x) -> FCOS R50, multi-scale 2x, 8 GPUs x 2 images.
+"""FM-KT^Theta + WTTM, FCOS R101 (ms 2x) -> FCOS R50, multi-scale 2x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 40.8, plain student 38.5.
 Ours: not run.

@@ -1,4 +1,4 @@
-"""FM-KT^Theta + WTTM, GFL X101 (multi-scale 2x) -> GFL R50, multi-scale 2x, 8 GPUs x 2 images.
+"""FM-KT^Theta + WTTM, GFL X101 (ms 2x) -> GFL R50, multi-scale 2x schedule, 8 GPUs x 2 images.
 
 Published AP on COCO val2017 (mmdet 3.3 model zoo): teacher 45.9, plain student 42.9.
 Ours: not run. On BCCD KD was better than WTTM (docs/results/bccd-folds-weights.md).
