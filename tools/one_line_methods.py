@@ -128,7 +128,7 @@ def default_names(student: Config, teacher: Config) -> list[str]:
     if student.get('default_scope') == 'mmpretrain':
         return OF_CLASSIFIERS
     outputs = [
-        (_bins(head), head.get('num_classes'), head.get('anchor_generator'))
+        (_bins(head), _kind(head), head.get('num_classes'), head.get('anchor_generator'))
         for head in (model.get('bbox_head') or {} for model in (student.model, _model(teacher)))
     ]
     return OF_GFL if outputs[0][0] and outputs[0] == outputs[1] else FITS_ANY
@@ -136,10 +136,15 @@ def default_names(student: Config, teacher: Config) -> list[str]:
 
 def _bins(head: dict) -> int | None:
     """Bins of the distribution of each side of a box; None of a head that predicts none."""
+    of_gfl = _kind(head) == 'GFLHead'  # has loss_dfl and 16 bins where its config does not
+    return head.get('reg_max', 16) if of_gfl or 'loss_dfl' in head else None
+
+
+def _kind(head: dict) -> str:
+    """Name of the head's type without its package; an LDHead's outputs are those of GFLHead."""
     kind = head.get('type', '')
     name = kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
-    of_gfl = name in ('GFLHead', 'LDHead')  # have loss_dfl and 16 bins where their configs do not
-    return head.get('reg_max', 16) if of_gfl or 'loss_dfl' in head else None
+    return 'GFLHead' if name == 'LDHead' else name
 
 
 def _model(cfg: Config) -> dict:

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from mmkd_fm.functional import FORMS as FORMS_BY_NAME
-from mmkd_fm.functional import get_form, power_sum, ttm_loss, with_background, wttm_loss
+from mmkd_fm.functional import get_form, kd_loss, power_sum, ttm_loss, with_background, wttm_loss
 
 FORMS = [
     lambda s, t, gamma: wttm_loss(s, t, gamma),
@@ -96,6 +96,17 @@ def test_extreme_logits_stay_finite(form, dtype):
     assert loss.dtype == torch.float32
     assert student.grad.isfinite().all()
     assert student.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize('name', sorted(FORMS_BY_NAME))
+def test_power_1_is_kd_of_temperature_1(name, logits):
+    found = []
+    for loss in (wttm_loss, ttm_loss, kd_loss):
+        student = logits[0].clone().requires_grad_()
+        value = loss(student, logits[1], 1.0, name)
+        found.append((value, *torch.autograd.grad(value, student)))
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize('loss', [ttm_loss, wttm_loss])

@@ -96,6 +96,12 @@ def test_the_same_outputs_written_in_another_way_are_compared(option):
     assert 'wttm_boxes' in methods_of(teacher, student).losses
 
 
+def test_another_kind_of_head_with_bins_is_not_compared_by_default():
+    student, teacher = (get_config(GFL.format(50, '1x')) for _ in range(2))
+    teacher.model.bbox_head.type = 'AnotherHead'
+    assert default_names(student, teacher) == ['fmkt']
+
+
 def test_methods_of_classifiers():
     student = Config(dict(default_scope='mmpretrain', model=dict()))
     names = {'kd', 'dkd', 'dist', 'ttm', 'wttm', 'fmkt', 'fmkt_stages'}

@@ -5,8 +5,9 @@ r"""BCCD, five folds: what does each part of FM-KT do for the ResNet?
     python tools/experiments.py docs/results/bccd-folds-ablations
 
 ../demo-gfl asks the same with one seed. A row changes one thing of FM-KT^Theta of
-../bccd-folds-pairs, whose runs of the first four rows are shown; the other rows were written down
-before any of them was run. Nothing is chosen here.
+../bccd-folds-pairs (velocity matching needs another metric and weights too), whose runs of the
+first four rows are shown; the other rows were written down before any of them was run. Nothing is
+chosen here.
 """
 
 _base_ = '../bccd-folds-pairs/table.py'

@@ -118,6 +118,18 @@ def test_normalisers(loss, outputs):
     torch.testing.assert_close(values['images'] * 2, total, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize('weighting', ['none', 'confidence', 'foreground'])
+def test_kd_of_temperature_1_is_wttm_of_gamma_1(weighting, outputs):
+    """The tables ran it as the second, `--distill kd` is the first."""
+    found = []
+    for loss, options in ((KDLoss, dict(temperature=1.0)), (WTTMLoss, dict(gamma=1.0))):
+        student = [x.detach().clone().requires_grad_() for x in outputs[0]]
+        value = connected(loss, weighting=weighting, **options)(student, outputs[1])['loss']
+        found.append((value, *torch.autograd.grad(value, student)))
+    assert found[0][0] > 0
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-15)
+
+
 @losses
 def test_the_weight_of_the_term_scales_its_loss_alone(loss, outputs):
     one, three = (connected(loss, loss_weight=weight)(*outputs) for weight in (1, 3))
