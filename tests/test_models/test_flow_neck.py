@@ -440,6 +440,7 @@ def test_a_flow_of_its_own_starts_from_what_the_head_reads(flowed, raw_batch, lo
     ('options', 'message'),
     [
         (dict(flow='head'), "flow is a dict with the arguments of Flow, or 'neck'; got 'head'"),
+        (dict(flow=[2]), r"flow is a dict with the arguments of Flow, or 'neck'; got \[2\]"),
         (dict(flow='neck'), r"reads the flows of a FlowNeck, but student 'neck' .* is FPN; wrap"),
         (dict(flow=dict(num_steps=[0, 1])), 'the head always reads the features of 0 steps'),
         (dict(pair_ratio=1.5), r'ratio of kept pairs must be in \[0, 1\], but got 1.5'),

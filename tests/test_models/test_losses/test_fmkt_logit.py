@@ -289,6 +289,7 @@ def test_losses_are_float32_at_least_also_under_autocast(fmkt, batch):
     [
         (dict(flow='neck'), "or 'head'; got 'neck'"),
         (dict(flow=dict(num_steps=[0, 1])), "leave 0 out.*FlowClsHead.*flow='head'"),
+        (dict(flow=[2]), r"or 'head'; got \[2\]"),
         (dict(metric=dict(type='No')), 'valid names: .*mmkd_fm.DISTLoss'),
         (dict(pair_ratio=2), r'in \[0, 1\], but got 2'),
         (dict(teacher_classes=7), 'student has 5 classes, the teacher 7.*distil features'),
