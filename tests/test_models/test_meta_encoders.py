@@ -298,13 +298,13 @@ def test_equals_its_formula(encoder, arguments, formula, height, width):
         assert_close(encoder(x, t), formula(encoder, x + t))
 
 
-@torch.no_grad()
 @pytest.mark.parametrize('window_size', [0, -7])
 def test_windows_of_no_size_are_refused(window_size):
     with pytest.raises(ValueError, match=f'window_size must be 1 or more .*got {window_size}'):
         make('WindowTransformerMetaEncoder', 8, window_size=window_size)
 
 
+@torch.no_grad()
 def test_a_map_smaller_than_the_window_attends_to_all_of_itself():
     torch.manual_seed(0)
     large, small = (WindowAttention(4, 2, 3, side).double() for side in (7, 5))

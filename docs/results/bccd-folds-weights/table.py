@@ -17,6 +17,8 @@ KD in WTTM's place had been seen on seeds 0 to 4, 0.7 above it, when the last fo
 down. The rule for the default of GFL's pairs: KD, if over all of its trainings (seeds 5 to 9 at
 least are new) the interval of its difference to WTTM excludes zero; otherwise WTTM stays.
 CWD + KD on seeds 5 to 9 begins when 0 to 4 had been seen, 0.4 below FM-KT^Theta + KD.
+
+`--distill` takes four levels, all rows above the last two have two. Nothing is chosen on these.
 """
 
 _base_ = '../bccd-folds-pairs/table.py'
@@ -50,6 +52,7 @@ def gamma(value):
 rows = dict(
     _delete_=True,
     **{f'r18_{name}': _base_.rows[f'r18_{name}'] for name in known},
+    r18_pkd=_base_.rows['r18_pkd'],
     **{f'r18_fmkt_wttm_{weight}': with_wttm('r18_fmkt_wttm', weight) for weight in (2, 4, 8)},
     r18_pkd_16=row('r18_pkd_fine', '{}, weight 16', **{'pkd.loss_weight': 16.0}),
     r18_cwd_wttm_4=with_wttm('r18_cwd_wttm', 4),
@@ -65,4 +68,14 @@ rows = dict(
     mobilenetv2_fmkt_kd_4=with_wttm(
         'mobilenetv2_fmkt_wttm', 4, 'MobileNetV2, FM-KT^Theta + KD (gamma 1)', **gamma(1.0)
     ),
+    **{
+        f'{student}_fmkt_kd_4_levels': with_wttm(
+            f'{student}_fmkt_wttm',
+            4,
+            f'{name}, FM-KT^Theta on four levels + KD (gamma 1)',
+            **gamma(1.0),
+            **{'fmkt.levels': [0, 1, 2, 3]},
+        )
+        for student, name in _base_.names.items()
+    },
 )
