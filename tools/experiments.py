@@ -9,7 +9,8 @@ early is balanced. A table may cross-validate, its seeds taking turns on folds, 
 docs/results/bccd-folds does, and show rows of another table, whose runs they stay, as
 docs/results/bccd-folds-weights does.
 
-It can be interrupted at any time: the same command goes on where it stopped. What is not here:
+It can be interrupted at any time: the same command goes on where it stopped. `--reproduce` runs
+what is there once more, in a work dir of its own, and compares the figures. What is not here:
 tuning. The rows are what table.py says before they are run.
 """
 
@@ -28,6 +29,7 @@ from experiments_job import Job
 from experiments_processes import Processes, gpus
 from experiments_record import public, read_results
 from experiments_report import render
+from experiments_reproduce import comparison, once_more
 from experiments_run import run_all
 from experiments_table import ROOT, Table, known, load_config, read_table
 
@@ -79,10 +81,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     read_results(table)  # a broken one is to be known now
     failed = 0
     if not args.render:
-        work_dir = args.work_dir or ROOT / 'work_dirs/experiments' / args.folder.name
+        kind = 'reproduce' if args.reproduce else 'experiments'
+        work_dir = (args.work_dir or ROOT / 'work_dirs' / kind / args.folder.name).resolve()
         rows, seeds = args.rows or list(table.rows), args.seeds or table.seeds
+        declared = once_more(table, work_dir) if args.reproduce else table
         with console.status('reading the configs'):  # each row's with its options
-            stages = plan(table, rows, seeds, work_dir.resolve())
+            stages = plan(declared, rows, seeds, work_dir)
         if args.dry_run:
             show_plan(stages, console)
             return 0
@@ -94,6 +98,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         except KeyboardInterrupt:
             console.print('interrupted; the same command goes on from here')
             failed = 130
+        if args.reproduce:
+            for line in comparison(table, declared, rows, seeds):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+            return failed if failed == 130 else int(failed > 0)
     for path in render(table, read_results(table)):
         console.print(f'written: {path}', highlight=False, soft_wrap=True)
     return failed if failed == 130 else int(failed > 0)
@@ -122,9 +130,16 @@ def main(argv: list[str] | None = None) -> int:
         '--work-dir',
         type=Path,
         help='folder for logs and checkpoints (default: work_dirs/experiments/ and the name of '
-        'the folder)',
+        'the folder; with --reproduce work_dirs/reproduce/)',
     )
-    parser.add_argument('--render', action='store_true', help='run nothing, write page and figure')
+    todo = parser.add_mutually_exclusive_group()
+    todo.add_argument('--render', action='store_true', help='run nothing, write page and figure')
+    todo.add_argument(
+        '--reproduce',
+        action='store_true',
+        help='run the chosen rows though their results are there, teachers too, and say whether '
+        'the figures are the same; changes nothing in the folder',
+    )
     parser.add_argument('--dry-run', action='store_true', help='print what would be run')
     args = parser.parse_args(argv)
     for name in ('workers', 'threads'):

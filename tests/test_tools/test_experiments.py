@@ -115,6 +115,13 @@ def test_a_table_is_interrupted_and_finished(tmp_path):
     assert '| plain student | 2 |' in page and '| kd, few | 2 |' in page
     assert (tmp_path / 'docs/figures/tiny_results.png').stat().st_size > 5_000
 
+    before = {path: path.read_bytes() for path in folder.parent.rglob('*') if path.is_file()}
+    process = start(folder, tmp_path / 'again', '--reproduce', '--rows', 'kd', '--seeds', '0')
+    said = process.communicate()[0].decode()
+    assert process.returncode == 0, said
+    assert '2 to run' in said and 'kd, seed 0' in said and ': all metrics are equal' in said
+    assert {path: path.read_bytes() for path in before} == before
+
     # another evaluation tests what is trained, and trains nothing; the last validation is read
     for path in results(folder).values():
         path.unlink()
@@ -699,6 +706,26 @@ def test_a_work_dir_is_left_to_the_process_in_it(tmp_path):
         pass
     with locked(work) as lock:
         assert not lock.closed
+
+
+def test_what_was_run_once_more_is_compared(folder, write, call):
+    once_more = folder / 'work/results/runs'
+    once_more.mkdir(parents=True)
+    for path in [*(write('plain', seed, 0.40) for seed in (0, 1, 2)), write('pkd', 0, 0.45)]:
+        path.rename(once_more / path.name)
+    write('plain', 0, 0.40)
+    write('plain', 1, 0.41)
+    write('plain', 2, 0.42, device='Another processor')
+    before = sorted(folder.parent.rglob('*'))
+    status, text = call('--reproduce', '--rows', 'plain')
+    assert status == 0 and '0 to run' in text
+    assert 'plain, seed 0: 40.00 / 40.00, kept 40.00 / 40.00: all metrics are equal' in text
+    assert 'plain, seed 1: 40.00 / 40.00, kept 41.00 / 41.00: differs on a machine' in text
+    assert 'other machines (A processor, torch 2.1.2; Another processor, torch 2.1.2)' in text
+    assert 'pkd' not in text
+    status, text = call('--reproduce', '--rows', 'pkd', '--seeds', '0')
+    assert 'pkd, seed 0: 45.00 / 45.00, none kept' in text
+    assert sorted(folder.parent.rglob('*')) == before  # no page, no figure, no result
 
 
 @pytest.mark.slow
