@@ -79,10 +79,10 @@ best_anchor_losses = dict(
 # GFL-type heads also predict a distribution for each side of a box. The weights of FM-KT and PKD
 # are those of docs/results/bccd-gfl.md, where WTTM has 0.5; 4 was the best of 0.5, 2, 4 and 8
 # beside FM-KT in docs/results/bccd-folds-weights.md, and KD with 4 better than WTTM, by 0.7 AP
-# (+0.1 to +1.3), so that `--distill` takes it for two GFL heads; measured on two levels. Not tried
-# on COCO. CWD as FM-KT's metric: validation AP 49.4 instead of PKD's 48.5
-# (docs/results/bccd-gfl.md, three seeds; the interval holds 0), 21.1 instead of 18.5 in
-# docs/results/demo-gfl.md (one seed).
+# (+0.1 to +1.3), so that `--distill` takes it for two GFL heads; measured on two levels, and with
+# KD on four (51.8 instead of 52.1, -1.0 to +0.4). Not tried on COCO. CWD as FM-KT's metric:
+# validation AP 49.4 instead of PKD's 48.5 (docs/results/bccd-gfl.md, three seeds; the interval
+# holds 0), 21.1 instead of 18.5 in docs/results/demo-gfl.md (one seed).
 box_tap = dict(
     tap=dict(scores='bbox_head', boxes='bbox_head'),
     index=dict(scores=0, boxes=1),

@@ -3,7 +3,8 @@
 python tools/experiments.py docs/results/bccd-gfl
 
 Metric and weights of the losses on features were chosen on the validation images, see
-../bccd-gfl-weights and ../bccd-gfl-attempts, whose 0.5 the losses on logits have; "test" was looked at for nothing but this table.
+../bccd-gfl-weights and ../bccd-gfl-attempts, whose 0.5 the losses on logits have; "test" was looked
+at for nothing but this table.
 The row of averaged weights was declared after all others had been run: it asks how quiet the
 protocol can be, not which method is better. After it came the two finest levels alone, since three
 seeds on drawn shapes had preferred these; PKD's last, when two seeds on MobileNetV2 had gained by
