@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
@@ -80,6 +81,8 @@ def methods_of(student: Config, teacher: Config) -> Methods:
 def _of_detectors(base: Config, student: dict, teacher: dict) -> tuple[ConfigDict, str]:
     """The losses, and why there are no others."""
     heads, of_teacher = student.get('roi_head'), teacher.get('roi_head')
+    if any(isinstance(part, (list, tuple)) for part in (heads, of_teacher)):
+        return base.feature_losses, 'a model has several roi_heads, so features alone are compared'
     if (heads is None) != (of_teacher is None):
         return base.other_family_losses, (
             'no RoI of a two-stage detector belongs to a location of a one-stage one, so that '
@@ -97,9 +100,11 @@ def _of_detectors(base: Config, student: dict, teacher: dict) -> tuple[ConfigDic
         return losses, 'of two-stage detectors features and class scores of RoIs are compared' + (
             ', the scores of a cascade by wttm' if cascade else ''
         )
-    head = student.get('bbox_head')
+    head = _head(student)
     if head is None:
-        return base.feature_losses, 'the student has no bbox_head, so features alone are compared'
+        return base.feature_losses, (
+            'the student has no bbox_head, or several, so features alone are compared'
+        )
     if 'loss_obj' in head:
         return base.feature_losses, (
             "the student's head has an objectness (loss_obj) and trains its class scores on "
@@ -127,11 +132,26 @@ def default_names(student: Config, teacher: Config) -> list[str]:
     """Names of the methods where none are asked for."""
     if student.get('default_scope') == 'mmpretrain':
         return OF_CLASSIFIERS
-    outputs = [
-        (_bins(head), _kind(head), head.get('num_classes'), head.get('anchor_generator'))
-        for head in (model.get('bbox_head') or {} for model in (student.model, _model(teacher)))
-    ]
+    heads = [_head(model) or {} for model in (student.model, _model(teacher))]
+    outputs = [(_bins(head), _kind(head), head.get('num_classes'), _places(head)) for head in heads]
     return OF_GFL if outputs[0][0] and outputs[0] == outputs[1] else FITS_ANY
+
+
+def _head(model: dict) -> dict | None:
+    """The head of a detector with one stage; None of others, and where there are several."""
+    head = model.get('bbox_head')
+    return head if isinstance(head, dict) else None
+
+
+def _places(head: dict) -> dict:
+    """Where a head predicts: its anchor generator, whichever way its config is written."""
+    generator = head.get('anchor_generator') or {}
+    plain = {key: _plain(value) for key, value in generator.items()}
+    return dict(plain, type=_kind(generator))
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _bins(head: dict) -> int | None:

@@ -240,6 +240,9 @@ def _detected(size: tuple[int, int], rng: np.random.Generator, with_masks: bool)
         for mask, (left, top, right, bottom) in zip(masks, boxes.astype(int)):
             mask[top:bottom, left:right] = 1
         sample.gt_instances.masks = BitmapMasks(masks, height, width)
+    sample.ignored_instances = InstanceData(  # always there, as PackDetInputs makes it
+        bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
+    )
     return sample
 
 

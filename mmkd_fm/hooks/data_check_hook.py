@@ -102,6 +102,7 @@ def _check_classes(runner, classes: Optional[Sequence[str]], num_classes: int, n
 def _check_names(runner, model, classes: Optional[Sequence[str]], name: str) -> None:
     """Compare the names of the classes of the data with those that the teacher's logits mean."""
     losses = [module for module in model.modules() if hasattr(module, 'class_map')]
+    losses = [x for x in losses if x.class_map is not None or not (x.dense and x.dense.boxes)]
     if not losses or not classes or getattr(model, 'teacher', None) is None:
         return
     checkpoint = model.teacher.checkpoint

@@ -28,6 +28,7 @@ from mmkd_fm.models.teacher import FrozenTeacher
 from mmkd_fm.models.terms import (
     build_term,
     check_finite,
+    check_kinds,
     check_names,
     check_weight,
     choose_terms,
@@ -72,9 +73,10 @@ class Distiller(BaseModel):
             top level).
 
     Raises:
-        ValueError: If a tap names no module, pyramids don't fit, a name is unknown or taken, there
-            is no loss, one has no type or lacks a teacher, an option is unknown, a weight is no
-            finite number of at least 0, or a term of weight 0 has a source term.
+        ValueError: If an argument is of another kind, a tap names no module, pyramids don't fit, a
+            name is unknown or taken, there is no loss, one has no type or lacks a teacher, an
+            option is unknown, a weight is no finite number of at least 0, or a term of weight 0 has
+            a source term.
 
     Example:
         >>> model = dict(
@@ -94,6 +96,7 @@ class Distiller(BaseModel):
         seed: Optional[int] = None,
         data_preprocessor: Optional[dict] = None,
     ) -> None:
+        check_kinds(student, losses, teacher)
         listed, losses = losses, choose_terms(losses, terms)
         check_weight('task_loss_weight', task_loss_weight)
         student = copy.deepcopy(dict(student))  # some models change their config

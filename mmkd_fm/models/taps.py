@@ -46,9 +46,14 @@ def make_taps(
     """A tap for a path, or for each path of a dict, with the same index or with those of a dict.
 
     Raises:
-        ValueError: If the indices have names that the paths have not.
+        ValueError: If a path is no text, or the indices have names that the paths have not.
     """
     names = path if isinstance(path, dict) else {}
+    if not all(isinstance(p, str) for p in (names.values() or [path])):
+        raise ValueError(
+            f"a tap is the path of a module, such as 'neck', or a dict of names and paths, got "
+            f'{path!r}'
+        )
     if isinstance(index, dict) and not set(index) <= set(names):
         raise ValueError(
             f'index={index} names other outputs than tap={path!r}; give a dict of paths with the '

@@ -16,6 +16,28 @@ from mmkd_fm.models.taps import TAP_OPTIONS, Records, Taps, make_taps, tensors
 from mmkd_fm.registry import build_part, placed
 
 
+def check_kinds(student: Any, losses: Any, teacher: Any) -> None:
+    """Refuse what is no config of a student, of losses or of a teacher.
+
+    Raises:
+        ValueError: If one is of another kind; it says what is expected.
+    """
+    if not isinstance(student, dict) or 'type' not in student:
+        whole = isinstance(student, dict) and 'model' in student
+        got = 'a whole config: give its `model`' if whole else f'{student!r}'
+        raise ValueError(
+            'student: expected the `model` of its config, such as student={{_base_.model}} where '
+            f'_base_ names that config, got {got}'
+        )
+    if not isinstance(losses, dict):
+        raise ValueError(
+            "losses: expected a dict of each term's name and its config, such as "
+            f"dict(pkd=dict(type='mmkd_fm.PKDLoss', tap='neck')), got {losses!r}"
+        )
+    if teacher is not None and not isinstance(teacher, dict):
+        raise ValueError(f"teacher: expected dict(config='...', checkpoint='...'), got {teacher!r}")
+
+
 def choose_terms(losses: dict[str, dict], terms: Optional[Sequence[str]]) -> dict[str, dict]:
     """The losses named by ``terms``, in their order.
 
@@ -128,9 +150,9 @@ def build_term(name: str, cfg: dict) -> tuple[nn.Module, Taps, Taps]:
     if 'tap' not in cfg:
         raise ValueError(f"losses.{name} needs a tap, such as tap='neck'")
     tap, index = cfg.pop('tap'), cfg.pop('index', None)
-    student = make_taps(tap, index)
-    teacher = make_taps(cfg.pop('teacher_tap', tap), cfg.pop('teacher_index', index))
     with placed(f'losses.{name}'):
+        student = make_taps(tap, index)
+        teacher = make_taps(cfg.pop('teacher_tap', tap), cfg.pop('teacher_index', index))
         return build_part(cfg, 'Loss', beside=TAP_OPTIONS), student, teacher
 
 

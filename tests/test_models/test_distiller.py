@@ -896,6 +896,24 @@ def test_unknown_terms_list_the_valid_ones(distiller, terms, message):
         distiller(terms=terms)
 
 
+@pytest.mark.parametrize(
+    ('part', 'message'),
+    [
+        (dict(student='mmdet::a.py'), r"student: expected the `model` .*, got 'mmdet::a.py'"),
+        (dict(student=dict(model=dict(type='RetinaNet'))), r'got a whole config: give its `model`'),
+        (dict(losses=[dict(type='mmkd_fm.PKDLoss')]), r'losses: expected a dict .*, got \[\{'),
+        (dict(teacher='a.py'), r"teacher: expected dict\(config='...', .*, got 'a.py'"),
+        (
+            dict(losses=dict(pkd=dict(type='mmkd_fm.PKDLoss', tap=['neck']))),
+            r"losses\.pkd: a tap is the path .*, got \['neck'\]",
+        ),
+    ],
+)
+def test_what_is_no_config_of_a_part_is_told(distiller, part, message):
+    with pytest.raises(ValueError, match=message):
+        distiller(**part)
+
+
 @pytest.mark.parametrize('value', [3, None, 'mmkd_fm.PKDLoss'])
 def test_what_is_no_loss_is_told(distiller, distill_losses, value):
     with pytest.raises(ValueError, match=rf'losses\.pkd: expected a dict, .*, got {value!r}; to'):

@@ -2,6 +2,7 @@
 
 import pytest
 from mmdet.models import GFLHead
+from mmdet.models.task_modules import AnchorGenerator
 from mmengine.config import Config
 from mmengine.hub import get_config
 
@@ -80,7 +81,21 @@ def test_gfl_heads_of_other_outputs_are_not_compared_by_default(option, tmp_path
 
 @pytest.mark.parametrize(
     'option',
-    [dict(type='mmdet.GFLHead'), dict(type=GFLHead), dict(type='LDHead'), dict(reg_max=None)],
+    [
+        dict(type='mmdet.GFLHead'),
+        dict(type=GFLHead),
+        dict(type='LDHead'),
+        dict(reg_max=None),
+        dict(  # as configs in pure Python have it
+            anchor_generator=dict(
+                type=AnchorGenerator,
+                ratios=(1.0,),
+                octave_base_scale=8,
+                scales_per_octave=1,
+                strides=(8, 16, 32, 64, 128),
+            )
+        ),
+    ],
     ids=str,
 )
 def test_the_same_outputs_written_in_another_way_are_compared(option):
@@ -100,6 +115,16 @@ def test_another_kind_of_head_with_bins_is_not_compared_by_default():
     student, teacher = (get_config(GFL.format(50, '1x')) for _ in range(2))
     teacher.model.bbox_head.type = 'AnotherHead'
     assert default_names(student, teacher) == ['fmkt']
+
+
+@pytest.mark.parametrize('part', [dict(bbox_head=[dict()]), dict(roi_head=[dict()])], ids=str)
+def test_of_several_heads_features_alone_are_compared(part):
+    """As Co-DETR has them."""
+    several = Config(dict(model=dict(rpn_head=dict(), query_head=dict(), **part)))
+    one = Config(dict(model=HEADS['roi' if 'roi_head' in part else 'gfl'][0]))
+    for pair in [(several, one), (one, several), (several, several)]:
+        assert default_names(*pair) == ['fmkt']
+    assert {'fmkt', 'pkd', 'cwd'} == set(methods_of(several, one).losses)
 
 
 def test_methods_of_classifiers():

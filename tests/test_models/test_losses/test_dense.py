@@ -1,14 +1,17 @@
 """Logit losses on dense heads: their options, and the heads of mmdet."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmdet.models.task_modules import AnchorGenerator
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
 
 from mmkd_fm import functional
+from mmkd_fm.hooks import DataCheckHook
 from mmkd_fm.models import DISTLoss, DKDLoss, KDLoss, TTMLoss, WTTMLoss
 from mmkd_fm.models.alignment import Level, Tapped, measure
 from mmkd_fm.models.head_logits import read_head
@@ -396,6 +399,27 @@ def box_heads(reg_max=4, **kwargs):
 
 def boxes(seed=0):
     return scores(channels=20, seed=seed)
+
+
+def test_box_distributions_are_of_no_class(tmp_path):
+    """A teacher with the classes in another order may teach boxes, not scores."""
+    torch.save(dict(meta=dict(dataset_meta=dict(classes=('b', 'a')))), tmp_path / 'teacher.pth')
+
+    class Data(list):
+        metainfo = dict(classes=('a', 'b'))
+
+    def check(loss):
+        model = torch.nn.Sequential(loss)
+        model.teacher = SimpleNamespace(checkpoint=str(tmp_path / 'teacher.pth'))
+        DataCheckHook().before_train(
+            SimpleNamespace(
+                train_dataloader=SimpleNamespace(dataset=Data([0])), model=model, cfg=Config()
+            )
+        )
+
+    check(connected(WTTMLoss, *box_heads()))
+    with pytest.raises(ValueError, match='classes in another order'):
+        check(connected(WTTMLoss))
 
 
 @losses
