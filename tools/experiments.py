@@ -81,8 +81,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     read_results(table)  # a broken one is to be known now
     failed = 0
     if not args.render:
-        kind = 'reproduce' if args.reproduce else 'experiments'
-        work_dir = (args.work_dir or ROOT / 'work_dirs' / kind / args.folder.name).resolve()
+        work_dir = args.work_dir or ROOT / 'work_dirs/experiments' / args.folder.name
+        if args.reproduce:  # apart from what is trained, which would only be tested again
+            work_dir = work_dir / 'reproduce' / args.folder.name
+        work_dir = work_dir.resolve()
         rows, seeds = args.rows or list(table.rows), args.seeds or table.seeds
         declared = once_more(table, work_dir) if args.reproduce else table
         with console.status('reading the configs'):  # each row's with its options
@@ -130,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         '--work-dir',
         type=Path,
         help='folder for logs and checkpoints (default: work_dirs/experiments/ and the name of '
-        'the folder; with --reproduce work_dirs/reproduce/)',
+        'the folder); --reproduce has its own in it',
     )
     todo = parser.add_mutually_exclusive_group()
     todo.add_argument('--render', action='store_true', help='run nothing, write page and figure')

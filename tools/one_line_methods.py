@@ -100,10 +100,10 @@ def _of_detectors(base: Config, student: dict, teacher: dict) -> tuple[ConfigDic
         return losses, 'of two-stage detectors features and class scores of RoIs are compared' + (
             ', the scores of a cascade by wttm' if cascade else ''
         )
-    head = _head(student)
-    if head is None:
+    head, of_teacher = _head(student), teacher.get('bbox_head')
+    if head is None or isinstance(of_teacher, (list, tuple)):
         return base.feature_losses, (
-            'the student has no bbox_head, or several, so features alone are compared'
+            'the student has no bbox_head, or a model has several, so features alone are compared'
         )
     if 'loss_obj' in head:
         return base.feature_losses, (
@@ -161,7 +161,7 @@ def _bins(head: dict) -> int | None:
 
 
 def _kind(head: dict) -> str:
-    """Name of the head's type without its package; an LDHead's outputs are those of GFLHead."""
+    """Name of a part's type without its package; an LDHead's outputs are those of GFLHead."""
     kind = head.get('type', '')
     name = kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
     return 'GFLHead' if name == 'LDHead' else name

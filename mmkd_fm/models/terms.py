@@ -23,8 +23,11 @@ def check_kinds(student: Any, losses: Any, teacher: Any) -> None:
         ValueError: If one is of another kind; it says what is expected.
     """
     if not isinstance(student, dict) or 'type' not in student:
-        whole = isinstance(student, dict) and 'model' in student
-        got = 'a whole config: give its `model`' if whole else f'{student!r}'
+        got = repr(student)
+        if isinstance(student, dict):
+            whole = 'a whole config: give its `model`'
+            keys = ', '.join(map(str, student)) or 'nothing'
+            got = whole if 'model' in student else f'a dict without a type, but with: {keys}'
         raise ValueError(
             'student: expected the `model` of its config, such as student={{_base_.model}} where '
             f'_base_ names that config, got {got}'

@@ -901,6 +901,7 @@ def test_unknown_terms_list_the_valid_ones(distiller, terms, message):
     [
         (dict(student='mmdet::a.py'), r"student: expected the `model` .*, got 'mmdet::a.py'"),
         (dict(student=dict(model=dict(type='RetinaNet'))), r'got a whole config: give its `model`'),
+        (dict(student=dict(neck=dict())), r'got a dict without a type, but with: neck'),
         (dict(losses=[dict(type='mmkd_fm.PKDLoss')]), r'losses: expected a dict .*, got \[\{'),
         (dict(teacher='a.py'), r"teacher: expected dict\(config='...', .*, got 'a.py'"),
         (

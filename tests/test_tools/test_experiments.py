@@ -116,10 +116,12 @@ def test_a_table_is_interrupted_and_finished(tmp_path):
     assert (tmp_path / 'docs/figures/tiny_results.png').stat().st_size > 5_000
 
     before = {path: path.read_bytes() for path in folder.parent.rglob('*') if path.is_file()}
-    process = start(folder, tmp_path / 'again', '--reproduce', '--rows', 'kd', '--seeds', '0')
+    # trained again, also where what is kept was trained
+    process = start(folder, tmp_path / 'work', '--reproduce', '--rows', 'kd', '--seeds', '0')
     said = process.communicate()[0].decode()
     assert process.returncode == 0, said
     assert '2 to run' in said and 'kd, seed 0' in said and ': all metrics are equal' in said
+    assert (tmp_path / 'work/reproduce/tiny/kd_seed0/epoch_2.pth').is_file()
     assert {path: path.read_bytes() for path in before} == before
 
     # another evaluation tests what is trained, and trains nothing; the last validation is read
@@ -709,7 +711,7 @@ def test_a_work_dir_is_left_to_the_process_in_it(tmp_path):
 
 
 def test_what_was_run_once_more_is_compared(folder, write, call):
-    once_more = folder / 'work/results/runs'
+    once_more = folder / 'work/reproduce/drawn/results/runs'
     once_more.mkdir(parents=True)
     for path in [*(write('plain', seed, 0.40) for seed in (0, 1, 2)), write('pkd', 0, 0.45)]:
         path.rename(once_more / path.name)

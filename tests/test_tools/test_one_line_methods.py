@@ -124,7 +124,7 @@ def test_of_several_heads_features_alone_are_compared(part):
     one = Config(dict(model=HEADS['roi' if 'roi_head' in part else 'gfl'][0]))
     for pair in [(several, one), (one, several), (several, several)]:
         assert default_names(*pair) == ['fmkt']
-    assert {'fmkt', 'pkd', 'cwd'} == set(methods_of(several, one).losses)
+        assert {'fmkt', 'pkd', 'cwd'} == set(methods_of(*pair).losses)
 
 
 def test_methods_of_classifiers():

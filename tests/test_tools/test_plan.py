@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mmdet.datasets.transforms import PackDetInputs
 from mmdet.models.dense_heads import RetinaHead
 from mmdet.models.necks import FPN
 from mmengine.config import Config, ConfigDict
@@ -14,7 +16,7 @@ from rich.console import Console
 import plan
 from complexity import call_gflops, gflops
 from mmkd_fm.models import Flow
-from plan_check import Conformance
+from plan_check import Conformance, _detected
 from plan_measure import default_size, make_plan, state_ratio
 from plan_models import build_distiller, common_levels
 from plan_report import markdown, show
@@ -274,6 +276,20 @@ def test_a_teacher_of_the_students_config_is_no_copy_of_it(config):
     student, teacher = checks.distiller.state_dict(), checks.distiller.teacher.model.state_dict()
     equal = [name for name in student if torch.equal(student[name], teacher[name])]
     assert not [name for name in equal if name.endswith('conv.weight')]
+
+
+def test_the_sample_has_what_a_pipeline_gives():
+    """Ignored instances too, which CrowdDet reads."""
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    labels = np.zeros(1, dtype=np.int64)
+    boxes = np.array([[0, 0, 8, 8]], dtype=np.float32)
+    given = PackDetInputs(meta_keys=())(
+        dict(img=image, gt_bboxes=boxes, gt_bboxes_labels=labels, gt_ignore_flags=labels > 0)
+    )['data_samples']
+    made = _detected((64, 64), np.random.default_rng(0), with_masks=False)
+    assert set(made.keys()) == set(given.keys())
+    for name, instances in given.items():
+        assert set(instances.keys()) == set(getattr(made, name).keys())
 
 
 def test_masks_are_for_students_that_are_trained_with_them(config):
