@@ -76,7 +76,7 @@ class Table:
             options, takes the last validation of the training.
         folds: Number of folds of a cross-validation, of which seed N has fold N mod folds, in
             place of '{fold}' in the rows' teachers and options that are text; None without.
-        elsewhere: Rows of another table that this one shows, name -> that table's folder, where
+        elsewhere: Rows of other tables that this one shows, name -> that table's folder, where
             their results lie.
     """
 
@@ -255,7 +255,9 @@ def _table(folder: Path, cfg: dict) -> Table:
         if row.teacher is not None:
             known(f'teacher of row {row.name!r}', [row.teacher], table.teachers)
     if 'runs_of' in cfg:
-        table.elsewhere.update(_elsewhere(table, (folder / cfg['runs_of']).resolve()))
+        others = [cfg['runs_of']] if isinstance(cfg['runs_of'], str) else cfg['runs_of']
+        for other in others:
+            table.elsewhere.update(_elsewhere(table, (folder / other).resolve()))
     return table
 
 

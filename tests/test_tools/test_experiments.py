@@ -297,6 +297,12 @@ rows = dict(_delete_=True, plain=_base_.rows.plain, pkd_9=dict(_base_.rows.pkd, 
     assert '| plain student | 2 | 40.00, 42.00 |' in more.with_name('more.md').read_text()
     assert not (more / 'runs').exists()
 
+    third = folder.with_name('third')  # of both
+    third.mkdir()
+    (third / 'table.py').write_text(text.replace("'../drawn'\n", "['../drawn', '../more']\n"))
+    assert read_table(third).elsewhere == dict(plain=folder, pkd_9=more)
+    assert len(read_results(read_table(third))) == 2
+
     for old, new, message in [
         ('[0, 1]', '[0, 7]', "seeds of row 'plain', which is of drawn: 7 not known; valid names:"),
         ('plain=_b', 'plain=dict(_base_.rows.plain, label="x"), b=_b', "row 'plain' too, with ano"),
