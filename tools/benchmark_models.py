@@ -13,6 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
 from torch import nn
 
+from mm_tool import package_of
 from mmkd_fm.models.flow import Flow
 from mmkd_fm.models.teacher import FrozenTeacher
 from mmkd_fm.registry import MODELS
@@ -50,13 +51,13 @@ def read_config(path: str) -> tuple[ConfigDict, str | None, str | None]:
         for name in kinds
         if kinds[name] == kind and isinstance(losses[name].get('tap'), str)
     ]
-    detector = config.get('default_scope', 'mmdet') == 'mmdet'
+    detector = (package_of(config) or 'mmdet') == 'mmdet'
     distiller = str(model.get('type')).rpartition('.')[2] == 'Distiller'
     if not detector or not distiller or len(flows) > 1 or not (flows or logits):
         raise ValueError(
             f'{path}: expected a Distiller of detectors with one FMKTLoss that has flow=dict(...), '
             f'or with one of {", ".join(LOGIT_LOSSES)}; got {model.get("type")} of '
-            f'{config.get("default_scope")} with the losses {kinds}; see configs/retinanet for one'
+            f'{package_of(config)} with the losses {kinds}; see configs/retinanet for one'
         )
     model = with_losses(model, {name: losses[name] for name in used})
     return model, next(iter(flows), None), next(iter(logits), None)

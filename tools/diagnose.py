@@ -42,6 +42,7 @@ from diagnose_gradients import measure_gradients
 from diagnose_models import LeftOut, Subject, load_subject
 from diagnose_report import NAMES, markdown, show
 from diagnose_scores import Scores
+from mm_tool import package_of
 from mmkd_fm.checkpoint import UnsafeCheckpointError
 
 START = 'the start of the training'
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
         raise ValueError(f'there is no config file {args.config}; see configs/')
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
-    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    init_default_scope(package_of(cfg) or 'mmdet')
     report = diagnose(cfg, load_subject(cfg, args.checkpoint, args.device), args, console)
     folder = args.out or Path('work_dirs/diagnose') / Path(args.config).stem
     folder.mkdir(parents=True, exist_ok=True)

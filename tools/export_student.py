@@ -16,7 +16,7 @@ from pickle import UnpicklingError
 from textwrap import shorten
 from typing import Any
 
-from mm_tool import explained
+from mm_tool import explained, package_of
 
 PARTS = {'neck': [1, 2, 4], 'head': 8}
 """Where a flow may stand in a model, and its default steps; what it wraps has the same name."""
@@ -282,7 +282,7 @@ def enter_scope(cfg: dict) -> None:
     """Make the config's package the one that unscoped types are looked for in."""
     from mmengine.registry import init_default_scope
 
-    scope = cfg.get('default_scope') or 'mmdet'
+    scope = package_of(cfg) or 'mmdet'
     init_default_scope(scope)
     importlib.import_module(f'{scope}.models')
 

@@ -29,14 +29,14 @@ PACKAGES = {
 CONFIGS = ('.py', '.json', '.yaml', '.yml')
 """What files of configs end in."""
 
-HELP = "Configs with default_scope='mmpretrain' are run with mmpretrain's tool: CONFIG --help\n"
+HELP = "Configs of mmpretrain are run with mmpretrain's tool: CONFIG --help\n"
 
 
 def run(name: str, loaders: Sequence[str]) -> None:
     """Run the tool of that name with the arguments of this process.
 
-    It is that of the package that the config's `default_scope` names, with its own arguments. What
-    it would only answer with a KeyError deep inside ends with one clear message.
+    It is that of the config's package, with its own arguments. What it would only answer with a
+    KeyError deep inside ends with one clear message.
 
     Args:
         name: Name of the script.
@@ -62,11 +62,32 @@ def tool_package(cfg: Optional['Config']) -> str:
     Raises:
         SystemExit: If the package is not installed.
     """
-    scope = cfg.get('default_scope') if cfg is not None else None
-    if scope not in PACKAGES:
-        scope = next((name for name in PACKAGES if not _absent(name)), 'mmdet')
-    _require(scope)
-    return scope
+    package = package_of(cfg) if cfg is not None else None
+    if package not in PACKAGES:
+        package = next((name for name in PACKAGES if not _absent(name)), 'mmdet')
+    _require(package)
+    return package
+
+
+def package_of(cfg: dict) -> Optional[str]:
+    """The package of a config: its `default_scope`, or where it has none that of its model.
+
+    Configs in pure Python have none; of a Distiller the student's class says it, or one of its
+    bases.
+
+    Args:
+        cfg: The config.
+
+    Returns:
+        Its name; None if nothing says it.
+    """
+    if cfg.get('default_scope'):
+        return cfg['default_scope']
+    model = cfg.get('model') or {}
+    student = model.get('student')
+    kind = (student if isinstance(student, dict) else model).get('type')
+    modules = [base.__module__ for base in kind.__mro__] if isinstance(kind, type) else [str(kind)]
+    return next((top for top in (m.partition('.')[0] for m in modules) if top in PACKAGES), None)
 
 
 @contextmanager

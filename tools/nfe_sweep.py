@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -20,6 +21,7 @@ from rich.table import Table
 from torch import nn
 
 from complexity import gflops, latency, num_parameters
+from mmkd_fm.evaluation.main_metric import main_metric
 from mmkd_fm.functional.transport import SOLVERS
 from mmkd_fm.models import FlowClsHead, FlowNeck
 
@@ -46,6 +48,9 @@ SCORES = (
     ),
     Scores('top-1', {'top-1': 'accuracy/top1', 'top-5': 'accuracy/top5'}, 1.0),
 )
+
+COSTS = ('steps', 'nfe', 'parameters', 'gflops', 'milliseconds')
+"""What is in a row beside the metrics."""
 
 EVALUATIONS = {'euler': 1, 'midpoint': 2, 'heun': 2}
 """Evaluations of the network in a step of each solver."""
@@ -129,7 +134,6 @@ def evaluate(runner: Runner, nfe: int, solver: Optional[str] = None) -> dict[str
         module.solver = solver or module.solver
     runner._has_loaded = False  # EMA hooks start anew in each test, and take the file's weights
     metrics = runner.test()  # empty if nothing at all is found
-    keys = scores_of(metrics, isinstance(flowed[0], FlowClsHead)).keys.values()
     model.eval()
     data = _first_image(runner, model)
     image, samples = data['inputs'], data.get('data_samples')
@@ -140,7 +144,7 @@ def evaluate(runner: Runner, nfe: int, solver: Optional[str] = None) -> dict[str
         parameters=num_parameters(_student(model)) - unused,
         gflops=gflops(model, image, samples),
         milliseconds=1000 * latency(model, image, samples),
-        **{key: metrics.get(key, 0.0) for key in keys if key in metrics or not metrics},
+        **{key: float(value) for key, value in metrics.items() if isinstance(value, Real)},
     )
 
 
@@ -186,26 +190,14 @@ def check_flows(model: nn.Module, checkpoint: str) -> None:
         )
 
 
-def scores_of(metrics: dict[str, float], classifier: bool) -> Scores:
-    """What is reported of metrics, or of a row with them.
-
-    Args:
-        metrics: What the evaluator gave.
-        classifier: Whether it is one; of a detector nothing may be found.
-
-    Raises:
-        ValueError: If there is nothing that can be reported.
-    """
+def scores_of(rows: list[dict[str, float]]) -> Scores:
+    """What is reported of the metrics in the rows; those of COCO, if nothing was ever found."""
+    metrics = {key: value for row in rows for key, value in row.items() if key not in COSTS}
     for scores in SCORES:
-        if next(iter(scores.keys.values())) in metrics:
+        if next(iter(scores.keys.values())) in metrics or not metrics:
             return scores
-    if not metrics and not classifier:
-        return SCORES[0]
-    wanted = ' or '.join(next(iter(scores.keys.values())) for scores in SCORES)
-    raise ValueError(
-        f'expected {wanted} of the test evaluator, but got {", ".join(metrics) or "nothing"}; set '
-        f"test_evaluator to a CocoMetric, or to dict(type='Accuracy', topk=(1, 5))"
-    )
+    name, factor = main_metric(metrics)
+    return Scores(name, {name.rpartition('/')[2]: name}, factor)
 
 
 def _flow(module: nn.Module) -> nn.Module:
@@ -223,8 +215,9 @@ def _first_image(runner: Runner, model: nn.Module) -> dict:
 
 def table(rows: list[dict[str, float]]) -> Table:
     """Scores and cost of each number of steps."""
-    scores = scores_of(rows[0], False)
-    columns = {name: key for name, key in scores.keys.items() if key in rows[0]}
+    scores = scores_of(rows)
+    keys = set().union(*rows) - set(COSTS)
+    columns = {name: key for name, key in scores.keys.items() if key in keys or not keys}
     several = any(row['steps'] != row['nfe'] for row in rows)  # evaluations in a step
     result = Table(title='Flow steps at inference', title_justify='left')
     headers = [*(['steps'] if several else []), 'NFE', *columns]
@@ -234,7 +227,7 @@ def table(rows: list[dict[str, float]]) -> Table:
         result.add_row(
             *([str(row['steps'])] if several else []),
             str(row['nfe']),
-            *(f'{scores.factor * row[key]:.1f}' for key in columns.values()),
+            *(f'{scores.factor * row.get(key, 0):.1f}' for key in columns.values()),
             f'{row["parameters"] / 1e6:.3f}',
             f'{row["gflops"]:.3f}',
             f'{row["milliseconds"]:.1f}',
@@ -248,11 +241,11 @@ def table(rows: list[dict[str, float]]) -> Table:
 
 def draw(rows: list[dict[str, float]], path: Path) -> None:
     """The first score against latency and against GFLOPs, as a PNG."""
-    scores = scores_of(rows[0], False)
+    scores = scores_of(rows)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout='constrained')
     for axis, key, label in zip(axes, ('milliseconds', 'gflops'), ('ms per image', 'GFLOPs')):
         x = [row[key] for row in rows]
-        y = [scores.factor * row[next(iter(scores.keys.values()))] for row in rows]
+        y = [scores.factor * row.get(next(iter(scores.keys.values())), 0) for row in rows]
         axis.plot(x, y, 'o-', color='tab:blue')
         for row, *point in zip(rows, x, y):
             axis.annotate(

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from export_student import is_flow, numbers_of_steps
-from mm_tool import ROOT
+from mm_tool import ROOT, package_of
 
 BASES = ROOT / 'configs' / '_base_'
 
@@ -65,7 +65,7 @@ def methods_of(student: Config, teacher: Config) -> Methods:
     two families. Heads with an objectness, as YOLOX's, train class scores on objects alone: theirs
     are left out. A flow that the student has is what FM-KT trains.
     """
-    if student.get('default_scope') == 'mmpretrain':
+    if package_of(student) == 'mmpretrain':
         base = Config.fromfile(BASES / 'distill_cls.py')
         losses = base.cls_losses
         if is_flow(student.model.get('head')):
@@ -130,7 +130,7 @@ def _train_flow_of(neck: dict, losses: dict) -> None:
 
 def default_names(student: Config, teacher: Config) -> list[str]:
     """Names of the methods where none are asked for."""
-    if student.get('default_scope') == 'mmpretrain':
+    if package_of(student) == 'mmpretrain':
         return OF_CLASSIFIERS
     heads = [_head(model) or {} for model in (student.model, _model(teacher))]
     outputs = [(_bins(head), _kind(head), head.get('num_classes'), _places(head)) for head in heads]

@@ -15,6 +15,7 @@ from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
 import export_student
+from mm_tool import package_of
 from mmkd_fm.generators import preserved_generators
 from mmkd_fm.models.distiller import EXTRAS, Distiller
 from mmkd_fm.models.teacher import plain_model
@@ -211,7 +212,7 @@ class Conformance:
         """Random images with labels, as a data loader gives them."""
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (BATCH, 3, *self.size), dtype=np.uint8)
-        if self.cfg.get('default_scope') == 'mmpretrain':
+        if package_of(self.cfg) == 'mmpretrain':
             samples = [_classified(self.size) for _ in range(BATCH)]
         else:
             masks = any(name in str(self.cfg.model.student) for name in MASKED)

@@ -14,6 +14,7 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from complexity import call_gflops, num_parameters
+from mm_tool import package_of
 from mmkd_fm.models.alignment import Tapped, as_levels
 from mmkd_fm.models.distiller import EXTRAS, Distiller
 from mmkd_fm.models.flow import Flow
@@ -338,7 +339,7 @@ def _exported(model: Distiller) -> str:
 
 def default_size(cfg: Config) -> tuple[int, int]:
     """Size of the images, as the pipelines say; rounded up to what necks divide by."""
-    classifier = cfg.get('default_scope') == 'mmpretrain'
+    classifier = package_of(cfg) == 'mmpretrain'
     size = None
     for loader in ('test_dataloader', 'train_dataloader'):
         for step in _pipeline(cfg, loader) if size is None else ():

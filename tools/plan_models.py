@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from mm_tool import package_of
 from mmkd_fm.generators import preserved_generators
 from mmkd_fm.models.alignment import Tapped, pair_levels
 from mmkd_fm.models.distiller import Distiller
@@ -94,7 +95,7 @@ def _build(cfg: Config, model: dict) -> nn.Module:
 @contextmanager
 def scope_of(cfg: Config):
     """Resolve names without a scope in the config's own package."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmdet'):
+    with DefaultScope.overwrite_default_scope(package_of(cfg) or 'mmdet'):
         yield
 
 

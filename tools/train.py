@@ -3,8 +3,9 @@
 python tools/train.py CONFIG [--work-dir DIR] [--resume [CKPT]] [--amp] [--auto-scale-lr]
                              [--cfg-options KEY=VALUE ...] [--launcher pytorch]
 
-Whose tool it is says the config's `default_scope`; it takes its own arguments, all of them. A plain
-config is distilled, without writing a file, by naming a teacher (docs/own_models.md):
+Whose tool it is says the config's `default_scope`, or in pure Python the class of its model; it
+takes its own arguments, all of them. A plain config is distilled, without writing a file, by
+naming a teacher (docs/own_models.md):
 
 python tools/train.py STUDENT_CONFIG --teacher TEACHER_CONFIG --teacher-checkpoint FILE
                                      [--distill fmkt wttm] [--check-teacher 200] [all of the above]

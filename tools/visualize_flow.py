@@ -33,6 +33,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import VISUALIZERS, init_default_scope
 from rich.console import Console
 
+from mm_tool import package_of
 from mmkd_fm.checkpoint import UnsafeCheckpointError
 from mmkd_fm.functional.transport import SOLVERS
 from visualize_flow_figure import distance_table, draw_flow
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     register_all_modules(init_default_scope=False)
-    init_default_scope(cfg.get('default_scope') or 'mmdet')
+    init_default_scope(package_of(cfg) or 'mmdet')
     stems = [Path(path).stem for path in args.images]
     names = [stem if stems.count(stem) == 1 else f'{stem}_{n}' for n, stem in enumerate(stems)]
     read = {Path(path).resolve() for path in args.images}

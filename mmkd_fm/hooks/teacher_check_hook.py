@@ -1,7 +1,6 @@
 """Evaluate the teacher before training: a wrong checkpoint or preprocessing costs days else."""
 
 import copy
-import re
 from numbers import Real
 from typing import Optional
 
@@ -13,6 +12,7 @@ from mmengine.utils import get_installed_path
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
+from mmkd_fm.evaluation.main_metric import main_metric
 from mmkd_fm.generators import preserved_generators
 from mmkd_fm.hooks.unwrapped_model import unwrapped_model
 from mmkd_fm.models.distiller import Distiller
@@ -54,6 +54,11 @@ class TeacherCheckHook(Hook):
             return
         with preserved_generators():
             count, metrics = _evaluate(model.teacher, runner, self.num_images)
+        if metrics is None:
+            runner.logger.warning(
+                'the teacher is not checked: it predicts no masks, and nothing but masks is scored'
+            )
+            return
         numbers = {name: value for name, value in metrics.items() if isinstance(value, Real)}
         shown = {**metrics, **{name: f'{value:.4g}' for name, value in numbers.items()}}
         text = ', '.join(f'{name} {value}' for name, value in shown.items())
@@ -85,40 +90,34 @@ def _why_not(model: nn.Module, runner) -> Optional[str]:
 
 
 @torch.no_grad()
-def _evaluate(teacher: FrozenTeacher, runner, num_images: int) -> tuple[int, dict[str, float]]:
+def _evaluate(
+    teacher: FrozenTeacher, runner, num_images: int
+) -> tuple[int, Optional[dict[str, float]]]:
     """How many evenly spread images there are, and the teacher's metrics on them.
 
-    Each process predicts its share.
+    Each process predicts its share. Masks are not scored where it predicts none; where nothing else
+    is asked for there are no metrics, None.
     """
     loader, evaluator = runner.val_dataloader, copy.deepcopy(runner.val_evaluator)
     dataset = loader.dataset
     count = min(num_images, len(dataset))
     chosen = [i * len(dataset) // count for i in range(count)]
     share = Subset(dataset, chosen[get_rank() :: get_world_size()])
-    seen = []
+    seen, masks = [], False
     for batch in DataLoader(share, loader.batch_size or 1, collate_fn=loader.collate_fn):
         samples = teacher.predict(copy.deepcopy(batch))
         seen += [sample.metainfo.get('img_id') for sample in samples]
+        masks = masks or any('masks' in sample.get('pred_instances', ()) for sample in samples)
         evaluator.process(data_samples=samples, data_batch=batch)
     images = [image for part in all_gather_object(seen) for image in part]
+    masks = any(all_gather_object(masks))
     for metric in evaluator.metrics:
         if hasattr(metric, 'img_ids'):  # COCO and LVIS: else all others would count as missed
             metric.img_ids = images
-    return count, evaluator.evaluate(count)
-
-
-_MAIN = re.compile(r'(^|[/_])(m?AP([_@]?\d+)?|top1)$')
-_IN_PERCENT = re.compile(r'top1$|^(multi-label|lvis_fixed_ap)/')
-
-
-def _main_metric(metrics: dict[str, float]) -> tuple[str, float]:
-    """The first AP or top-1, else the first metric, and its value in percent.
-
-    The AP of mmdet's metrics are fractions, but for one; mmpretrain's metrics are in percent.
-    """
-    name = next(filter(_MAIN.search, metrics), next(iter(metrics)))
-    fraction = _MAIN.search(name) and not _IN_PERCENT.search(name)
-    return name, metrics[name] * (100 if fraction else 1)
+        if not masks and 'segm' in getattr(metric, 'metrics', ()):
+            metric.metrics = [name for name in metric.metrics if name != 'segm']
+    evaluator.metrics = [m for m in evaluator.metrics if getattr(m, 'metrics', True)]
+    return count, evaluator.evaluate(count) if evaluator.metrics else None
 
 
 def _doubt(
@@ -127,7 +126,8 @@ def _doubt(
     """What is suspicious about a teacher's metrics; None if nothing is."""
     if not metrics:  # what mmdet's give without a prediction
         return 'sees nothing: it predicts no object at all'
-    name, value = _main_metric(metrics)
+    name, percent = main_metric(metrics)
+    value = percent * metrics[name]
     chance = 100 / teacher.num_classes if 'top1' in name else 0.0
     if value < chance + 1:
         return f'sees next to nothing: {name} {value:.1f}'

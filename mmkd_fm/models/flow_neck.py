@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, Optional, Union
 
 import torch
@@ -155,15 +156,30 @@ def _input_channels(neck: Union[dict, list], given: Optional[Sequence[int]]) -> 
     return list(channels)
 
 
+_COARSEST = (8, 32)
+"""Sides of the coarsest map that a neck is measured with; SSD's shrinks it more than others do."""
+
+
 @torch.no_grad()
 def _output_channels(neck: nn.Module, in_channels: list[int]) -> list[int]:
-    """Channels of the maps that the neck gives, from one small forward."""
+    """Channels of the maps that the neck gives, from one small forward.
+
+    Necks take the finest map first, but not all name its channels first: YOLOv3's begins with the
+    coarsest.
+    """
     neck.eval()
-    sizes = [2 ** (len(in_channels) - i) for i in range(len(in_channels))]
+    orders = [in_channels] if in_channels == in_channels[::-1] else [in_channels, in_channels[::-1]]
 
     def channels(device: torch.device) -> list[int]:
-        shapes = [(1, c, 4 * s, 4 * s) for c, s in zip(in_channels, sizes)]
-        return [x.shape[1] for x in neck(tuple(torch.zeros(s, device=device) for s in shapes))]
+        failures = []
+        for order, coarsest in product(orders, _COARSEST):
+            sides = [coarsest * 2**i for i in reversed(range(len(order)))]
+            maps = [torch.zeros(1, c, s, s, device=device) for c, s in zip(order, sides)]
+            try:
+                return [x.shape[1] for x in neck(tuple(maps))]
+            except Exception as error:
+                failures.append(error)
+        raise failures[0]
 
     found = where_it_runs(neck, channels)
     neck.train()

@@ -86,8 +86,8 @@ class RoIStage:
             raise ValueError(
                 f'the RoIs of the student are of {num_images} images, but the teacher was given '
                 f'{given}: the student repeats its images, as a TridentNet does in training, so '
-                f"that they don't correspond; distil features instead: tap='neck' or "
-                f"tap='backbone' with FMKTLoss or PKDLoss"
+                f"that they don't correspond. Such a student can not be distilled, by features "
+                f'neither; take one that trains on each image once'
             )
         stage = () if self.index is None else (self.index,)
         roi_head = find_module(model, self.roi_head)

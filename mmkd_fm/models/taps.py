@@ -200,13 +200,15 @@ def read(records: Records, tap: Taps, model: nn.Module) -> Any:
         return {name: read(records, one, model) for name, one in tap.items()}
     calls, name = records[tap.path], type(model).__name__
     if len(calls) != 1:
-        times = 'never called' if not calls else f'called {len(calls)} times'
+        times = f'called {len(calls)} times' if calls else 'never called'
         parent, _, tapped = tap.path.rpartition('.')
         module = find_module(model, parent) if parent else model
         raise ValueError(
             f'tap {str(tap)!r}: the module was {times} in one forward of {name}, but once is '
-            f'expected; tap another module. Neighbours: '
-            f'{", ".join(n for n, _ in module.named_children() if n != tapped) or "none"}'
+            f'expected; tap another module'
+            + ('' if calls else f", or call it in {name}._forward, which mode='tensor' runs")
+            + '. Neighbours: '
+            + (', '.join(n for n, _ in module.named_children() if n != tapped) or 'none')
         )
     output, versions = calls[0]
     if versions != versions_of(output):

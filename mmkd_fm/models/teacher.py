@@ -69,8 +69,10 @@ class FrozenTeacher:
         self.is_loaded = False
         cfg = _read_config(config)
         if 'model' not in cfg:
+            got = config if isinstance(config, str) else f'with the keys {", ".join(cfg)}'
             raise ValueError(
-                f'the teacher config {config!r} has no `model`; give a complete config'
+                f'the teacher config {got} has no `model`; give a complete config, or of a model '
+                f'alone teacher=dict(config=dict(model=dict(type=...), default_scope=...))'
             )
         model = plain_model(cfg.model)
         if 'data_preprocessor' in cfg:  # mmpretrain keeps it at the top level

@@ -1,6 +1,8 @@
 """Students that keep their flow at inference: tested with any number of steps, and exported."""
 
+import copy
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -82,7 +84,22 @@ def test_one_checkpoint_is_tested_with_any_number_of_steps(any_nfe, tools, make_
             tmp_path / f'alone{row["nfe"]}',
             load_from=str(any_nfe.file),
         )
-        assert row['coco/bbox_mAP'] == alone.test().get('coco/bbox_mAP', 0)
+        assert row.get('coco/bbox_mAP', 0) == alone.test().get('coco/bbox_mAP', 0)
+
+
+def test_the_sweep_reports_other_metrics_than_those_of_coco(any_nfe, tools, tmp_path):
+    cfg = copy.deepcopy(any_nfe.cfg)
+    cfg.test_evaluator = dict(type='VOCMetric', metric='mAP', eval_mode='area')
+    cfg.dump(tmp_path / 'voc.py')
+    script = tools.root / 'tools' / 'test.py'
+    arguments = ['--nfe', 0, '--work-dir', tmp_path]
+    _, output = tools.run_python(
+        script, tmp_path / 'voc.py', any_nfe.file, *arguments, cwd=any_nfe.folder
+    )
+    (row,) = json.loads((tmp_path / 'nfe.json').read_text())
+    header = next(line for line in output.splitlines() if 'GFLOPs' in line and 'NFE' in line)
+    assert 'mAP' in header and 'AP50' not in header
+    assert re.search(f'│ +0 │ +{100 * row["pascal_voc/mAP"]:.1f} │', output)
 
 
 def test_exported_without_steps_it_is_the_plain_detector(

@@ -11,8 +11,9 @@ from mmdet.evaluation import CocoMetric
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 
+from mmkd_fm.evaluation.main_metric import main_metric
 from mmkd_fm.hooks import TeacherCheckHook
-from mmkd_fm.hooks.teacher_check_hook import _doubt, _main_metric, _published
+from mmkd_fm.hooks.teacher_check_hook import _doubt, _published
 from mmkd_fm.models.teacher import FrozenTeacher
 
 pytestmark = pytest.mark.slow
@@ -288,8 +289,8 @@ def test_a_classifier_is_as_good_as_chance_or_better(num_classes, chance):
     ids=lambda value: value if isinstance(value, str) else '',
 )
 def test_the_metric_that_is_judged_in_percent(metrics, name, percent):
-    got, value = _main_metric(metrics)
-    assert (got, value) == (name, pytest.approx(percent))
+    got, factor = main_metric(metrics)
+    assert (got, factor * metrics[got]) == (name, pytest.approx(percent))
 
 
 def test_a_teacher_that_predicts_nothing(distill_config, check):
@@ -298,6 +299,18 @@ def test_a_teacher_that_predicts_nothing(distill_config, check):
     teacher.model.test_cfg.score_thr = 1.1
     cfg.model.teacher.config = dict(model=teacher.model, default_scope='mmdet')
     assert 'the teacher sees nothing: it predicts no object at all. Compare' in check(cfg)[0]
+
+
+def test_masks_are_not_asked_of_a_teacher_of_boxes(distill_config, check, caplog):
+    cfg = distill_config(losses='pkd')
+    cfg.val_evaluator.metric = ['bbox', 'segm']  # the student's masks are validated
+    logged, runner = check(cfg)
+    assert 'the teacher on 4 validation images: coco/bbox_mAP 0' in logged and 'segm' not in logged
+    assert runner.val_evaluator.metrics[0].metrics == ['bbox', 'segm']
+    caplog.clear()
+    cfg.val_evaluator.metric = 'segm'
+    logged = check(cfg)[0]
+    assert 'not checked: it predicts no masks' in logged and 'the teacher on' not in logged
 
 
 @pytest.mark.parametrize(

@@ -203,6 +203,44 @@ def test_channels_are_measured_also_of_a_list_of_necks(mmdet_scope):
 
 
 @pytest.mark.parametrize(
+    ('config', 'sides', 'channels'),
+    [
+        (  # small maps vanish in it
+            dict(
+                type='SSDNeck',
+                in_channels=(8, 12),
+                out_channels=(8, 12, 6, 4, 4),
+                level_strides=(2, 2, 1),
+                level_paddings=(1, 1, 0),
+            ),
+            (38, 19),
+            [8, 12, 6, 4, 4],
+        ),
+        (  # its channels begin with the coarsest map, as its levels do
+            dict(type='YOLOV3Neck', num_scales=3, in_channels=[16, 8, 4], out_channels=[8, 4, 2]),
+            (16, 8, 4),
+            [8, 4, 2],
+        ),
+    ],
+    ids=['SSD', 'YOLOv3'],
+)
+def test_necks_that_need_large_maps_or_name_the_coarsest_first(
+    config, sides, channels, mmdet_scope
+):
+    model = FlowNeck(neck=dict(config)).eval()
+    found = [flow.meta_encoder.conv1.in_channels for flow in model.flows.values()]
+    assert found == channels and model.neck.training is False
+    in_channels = sorted(config['in_channels'])
+    inputs = tuple(torch.randn(2, c, s, s) for c, s in zip(in_channels, sides))
+    assert [x.shape[1] for x in model(inputs)] == channels
+
+
+def test_a_neck_of_other_channels_is_told_its_own_error(mmdet_scope):
+    with pytest.raises(RuntimeError, match='to have 4 channels, but got 8 channels'):
+        FlowNeck(neck=dict(FPN), in_channels=[8, 4, 16])
+
+
+@pytest.mark.parametrize(
     ('options', 'message'),
     [
         (dict(nfe=-1), 'nfe must be a whole number of steps, 0 or more, but got -1'),
@@ -474,6 +512,19 @@ def test_the_detector_teaches_velocities_their_size(flowed, raw_batch, loss_of, 
 def test_levels_that_are_not_the_necks_are_refused(flowed):
     with pytest.raises(ValueError, match=r'levels=\[0, 1\], but the FlowNeck transports \[0, 1, 2'):
         flowed(losses=dict(fmkt=dict(FROM_NECK['fmkt'], levels=[0, 1])), load=False)
+
+
+def test_levels_of_the_neck_without_a_partner_name_the_option_of_the_student():
+    levels = dict(student=(8, 16, 32), teacher=(16, 32))
+    neck = FlowNeck(neck=dict(type='mmdet.FPN', in_channels=[4, 4], out_channels=6, num_outs=3))
+    student, teacher = (
+        Tapped(owner, Tap('neck'), neck, tuple(Level(6, s) for s in strides))
+        for owner, strides in levels.items()
+    )
+    loss = FMKTLoss(flow='neck')
+    message = r'transports \[0, 1, 2\], but of .* the levels \[0\] have no partner in .*'
+    with pytest.raises(ValueError, match=message + r'neck=dict\(levels=\[1, 2\], \.\.\.\)'):
+        loss.connect(student, teacher)
 
 
 def test_features_that_are_not_finite_name_the_term(flowed, raw_batch, loss_of):

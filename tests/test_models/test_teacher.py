@@ -230,8 +230,9 @@ def test_fingerprint_tells_weights_apart(teacher, written):
 
 
 def test_config_without_model_is_refused():
-    with pytest.raises(ValueError, match='has no `model`'):
-        FrozenTeacher(dict(type='RetinaNet'))
+    message = r'with the keys type, neck has no `model`; .*config=dict\(model=dict\('
+    with pytest.raises(ValueError, match=message):
+        FrozenTeacher(dict(type='RetinaNet', neck=dict(type='FPN')))
 
 
 @pytest.mark.parametrize('explicit', [False, True])

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from mmengine.config import Config
 
 import mm_tool
 
@@ -42,6 +43,28 @@ def test_the_scope_of_the_config_decides(without):
         assert mm_tool.tool_package(dict(default_scope=scope)) == scope
     for cfg in (None, {}, dict(default_scope=None), dict(default_scope='mmengine')):
         assert mm_tool.tool_package(cfg) == 'mmdet'
+
+
+def test_the_model_decides_where_the_config_has_no_scope():
+    from mmdet.models import RetinaNet
+
+    classifiers = pytest.importorskip('mmpretrain.models')
+
+    class OwnClassifier(classifiers.ImageClassifier):
+        pass
+
+    def package(kind, **cfg):
+        return mm_tool.package_of(Config(dict(model=dict(type=kind), **cfg)))
+
+    own = dict(type='mmkd_fm.Distiller', student=dict(type=OwnClassifier))
+    assert package(RetinaNet) == package('mmdet.RetinaNet', default_scope=None) == 'mmdet'
+    dumped = 'mmpretrain.models.classifiers.image.ImageClassifier'
+    for kind in (classifiers.ImageClassifier, OwnClassifier, dumped):
+        assert package(kind) == 'mmpretrain'
+    assert mm_tool.package_of(dict(model=own, default_scope=None)) == 'mmpretrain'
+    assert package(OwnClassifier, default_scope='mmdet') == 'mmdet'
+    for cfg in (dict(), dict(model=dict()), dict(model=dict(type='RetinaNet', student='r18'))):
+        assert mm_tool.package_of(cfg) is None
 
 
 def test_a_package_that_is_not_there(without):

@@ -111,7 +111,7 @@ class FMKTLoss(nn.Module):
             flows = self._neck_flows(student)
             if self.theta_weight is None:
                 self.theta_weight = float(any(0 in flow.num_steps for flow in flows.values()))
-            self.pairs = pair_levels(student, teacher, list(flows))
+            self.pairs = _pairs_of_neck(student, teacher, list(flows))
         else:
             self.pairs = pair_levels(student, teacher, self.levels)
             flows = self.flows = nn.ModuleDict(
@@ -179,7 +179,7 @@ class FMKTLoss(nn.Module):
         if self.levels is not None and sorted(self.levels) != list(flows):
             raise ValueError(
                 f'levels={list(self.levels)}, but the FlowNeck transports {list(flows)}; leave '
-                f'levels out here'
+                f'levels out here: which have a flow says neck=dict(levels=...) of the student'
             )
         neck.supervised = True
         return flows
@@ -235,6 +235,21 @@ class FMKTLoss(nn.Module):
             result['loss_source'] = self.source_weight * sum(source)
         result['steps'] = matching[0].new_tensor(float(len(transported.times)))
         return result
+
+
+def _pairs_of_neck(
+    student: Tapped, teacher: Tapped, transported: list[int]
+) -> list[tuple[int, int]]:
+    """Pairs of all levels that a FlowNeck transports."""
+    partners = dict(pair_levels(student, teacher))
+    alone = [i for i in transported if i not in partners]
+    if alone:
+        raise ValueError(
+            f'the FlowNeck transports {transported}, but of {student} the levels {alone} have no '
+            f'partner in {teacher}; transport those alone that have one, in the student: '
+            f'neck=dict(levels={[i for i in transported if i in partners] or list(partners)}, ...)'
+        )
+    return [(i, partners[i]) for i in transported]
 
 
 def _compare(
