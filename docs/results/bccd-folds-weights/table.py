@@ -24,6 +24,10 @@ Of three folds WTTM's checkpoints had been seen to have higher scores on backgro
 higher than the teacher's, when gamma 1.5, a sharper teacher, was written down. It would be the
 default only after a second training on each fold, if the interval of its difference to KD over both
 excludes zero.
+
+Endpoint matching's flow is nearly the identity (../bccd-folds-diagnosis.md), velocity matching's
+moves, and has as much AP alone; so velocity matching beside KD was written down, with the weight
+0.5 of ../bccd-folds-ablations and with 2, against KD alone and endpoint matching beside it.
 """
 
 _base_ = '../bccd-folds-pairs/table.py'
@@ -54,6 +58,11 @@ def gamma(value):
     return {'wttm.gamma': value, 'wttm_boxes.gamma': value}
 
 
+velocity = {
+    'fmkt.objective.type': 'mmkd_fm.VelocityMatching',
+    'fmkt.metric.type': 'mmkd_fm.MSELoss',
+    'fmkt.theta_weight': 0.0,
+}
 rows = dict(
     _delete_=True,
     **{f'r18_{name}': _base_.rows[f'r18_{name}'] for name in known},
@@ -90,4 +99,15 @@ rows = dict(
         **gamma(1.5),
         **{'wttm.sharpen': True, 'wttm_boxes.sharpen': True},
     ),
+    **{
+        f'{student}_velocity{suffix}_kd_4': with_wttm(
+            f'{student}_fmkt_wttm',
+            4,
+            f'{name}, velocity matching of weight {weight} + KD (gamma 1)',
+            **gamma(1.0),
+            **dict(velocity, **{'fmkt.loss_weight': weight}),
+        )
+        for student, name in _base_.names.items()
+        for suffix, weight in (('', 0.5), ('_2', 2.0))
+    },
 )
