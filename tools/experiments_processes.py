@@ -16,6 +16,7 @@ from typing import TextIO
 import torch
 
 from experiments_table import ROOT
+from machine import AVX2
 
 TAIL = 12  # lines of a failed run's log that are shown
 PATIENCE = 10  # seconds that a process gets to end
@@ -49,6 +50,8 @@ class Processes:
             RuntimeError: If it fails or is stopped.
         """
         env = dict(os.environ, OMP_NUM_THREADS=str(self.threads), MKL_NUM_THREADS=str(self.threads))
+        if not torch.cuda.is_available():
+            env.update(AVX2)  # as on any other processor
         env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), env.get('PYTHONPATH')]))
         if device is not None:
             env['CUDA_VISIBLE_DEVICES'] = device

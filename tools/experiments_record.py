@@ -16,7 +16,7 @@ import torch
 
 import mmkd_fm
 from experiments_table import ROOT, Row, Table, Teacher, known
-from machine import device_name
+from machine import device_name, has_avx2
 
 PARTS = (
     *('row', 'seed', 'config', 'options', 'tests', 'command', 'teacher', 'evaluations', 'curve'),
@@ -37,8 +37,9 @@ def environment(threads: int) -> dict:
             packages[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    device = device_name(torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
     return dict(
-        device=device_name(torch.device('cuda' if torch.cuda.is_available() else 'cpu')),
+        device=device if torch.cuda.is_available() or not has_avx2() else f'{device}, AVX2',
         threads=threads,
         python=platform.python_version(),
         torch=torch.__version__,

@@ -1,4 +1,4 @@
-"""The name of the device that something was measured on."""
+"""The device that something is measured on: its name, and kernels that it shares with others."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ import platform
 from pathlib import Path
 
 import torch
+
+AVX2 = dict(
+    ATEN_CPU_CAPABILITY='avx2',
+    ONEDNN_MAX_CPU_ISA='AVX2',
+    MKL_ENABLE_INSTRUCTIONS='AVX2',
+)
+"""Environment in which torch, oneDNN and MKL use no newer instructions than AVX2.
+
+Kernels for other instructions add in another order, and trainings drift apart.
+"""
+
+
+def has_avx2() -> bool:
+    """Whether the processor has these instructions, or newer ones."""
+    return torch.backends.cpu.get_cpu_capability() in ('AVX2', 'AVX512')
 
 
 def device_name(device: torch.device) -> str:

@@ -716,6 +716,23 @@ def test_a_work_dir_is_left_to_the_process_in_it(tmp_path):
         assert not lock.closed
 
 
+def test_newer_processors_compute_as_older_ones(tmp_path):
+    """Kernels of AVX-512 add in another order: the same training ended with other metrics."""
+    import torch
+
+    from experiments_processes import Processes, locked
+    from experiments_record import environment
+    from machine import device_name, has_avx2
+
+    if torch.cuda.is_available() or not has_avx2():
+        pytest.skip('needs a processor with AVX2, and no GPU')
+    code = 'import torch; print(torch.backends.cpu.get_cpu_capability())'
+    with locked(tmp_path / 'run') as lock:
+        Processes(1).call([sys.executable, '-c', code], tmp_path / 'log', None, lock)
+    assert (tmp_path / 'log').read_text().split() == ['AVX2']
+    assert environment(1)['device'] == f'{device_name(torch.device("cpu"))}, AVX2'
+
+
 def test_what_was_run_once_more_is_compared(folder, write, call):
     once_more = folder / 'work/reproduce/drawn/results/runs'
     once_more.mkdir(parents=True)
