@@ -10,8 +10,9 @@ docs/results/bccd-folds does, and show rows of another table, whose runs they st
 docs/results/bccd-folds-weights does.
 
 It can be interrupted at any time: the same command goes on where it stopped. `--reproduce` runs
-what is there once more, in a work dir of its own, and compares the figures. What is not here:
-tuning. The rows are what table.py says before they are run.
+what is there once more, with its teachers, in a work dir of its own, and compares the figures.
+Without a GPU trainings use no newer instructions than AVX2, so that other processors compute the
+same. What is not here: tuning. The rows are what table.py says before they are run.
 """
 
 from __future__ import annotations
