@@ -106,12 +106,13 @@ def read_head(tapped: Tapped, loss: str) -> HeadLogits:
     """What the class scores of a dense head, or of a box head that scores RoIs, are.
 
     Raises:
-        ValueError: If they are no class scores of such a head, or it does not say what kind of
-            scores.
+        ValueError: If they are no class scores of such a head, it does not say what kind of scores,
+            or a teacher leaves locations out.
     """
     if tapped.stage is not None:
         return _read_box_head(tapped, loss)
     head = tapped.module
+    _check_scored_everywhere(tapped, loss)
     channels = getattr(head, 'cls_out_channels', None)
     objective = getattr(head, 'loss_cls', None)
     sigmoid = getattr(objective, 'use_sigmoid', getattr(head, 'use_sigmoid_cls', None))
@@ -132,6 +133,17 @@ def read_head(tapped: Tapped, loss: str) -> HeadLogits:
         tuple((level.channels // channels, level.stride) for level in tapped.levels),
         _anchor_boxes(head, len(tapped.levels)),
     )
+
+
+def _check_scored_everywhere(tapped: Tapped, loss: str) -> None:
+    """Refuse guided anchors as teachers: where they expect no object, their logits are 0."""
+    masked = any(type(module).__name__ == 'MaskedConv2d' for module in tapped.module.modules())
+    if masked and tapped.owner == 'teacher':  # in training they are computed everywhere
+        raise ValueError(
+            f'{loss}: outside of training {type(tapped.module).__name__} computes no scores where '
+            f'it expects no object (guided anchoring), and gives logits of 0 there, so that it can '
+            f"not teach by them; distil features instead: tap='neck' with FMKTLoss or PKDLoss"
+        )
 
 
 def _anchor_boxes(head: nn.Module, levels: int) -> tuple[tuple[tuple[float, ...], ...], ...]:

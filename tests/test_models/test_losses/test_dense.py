@@ -897,6 +897,23 @@ def test_query_based_heads_are_refused(mmdet_scope):
         connected(WTTMLoss, queries, queries)
 
 
+def test_guided_anchors_do_not_teach_by_their_scores(mmdet_scope):
+    """In eval mode their logits are 0 where no object is expected: no score, and no agreement."""
+    from mmdet.registry import MODELS
+    from mmengine.hub import get_config
+
+    name = 'guided_anchoring/ga-retinanet_r50-caffe_fpn_1x_coco.py'
+    config = get_config(f'mmdet::{name}').model.bbox_head
+    head = MODELS.build(dict(config, num_classes=3))
+    levels = (Level(3, 8), Level(3, 16))
+    seen = {o: Tapped(o, Tap('bbox_head', 0), head, levels) for o in ('student', 'teacher')}
+    with pytest.raises(
+        ValueError, match='WTTMLoss: outside of training GARetinaHead .* instead: ta'
+    ):
+        connected(WTTMLoss, seen['student'], seen['teacher'])
+    assert read_head(seen['student'], 'WTTMLoss').channels == 3
+
+
 def test_a_tap_of_scores_and_boxes_in_a_distiller(distiller, raw_batch, loss_of):
     losses = dict(
         boxes=dict(
