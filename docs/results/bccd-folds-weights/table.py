@@ -72,7 +72,7 @@ rows = dict(
     r18_cwd_wttm_4=with_wttm('r18_cwd_wttm', 4),
     r18_wttm_4=with_wttm('r18_wttm', 4),
     r18_fmkt_kd_4=with_wttm('r18_fmkt_wttm', 4, 'R18, FM-KT^Theta + KD (gamma 1)', **gamma(1.0)),
-    **{f'mobilenetv2_{name}': _base_.rows[f'mobilenetv2_{name}'] for name in known},
+    **{f'mobilenetv2_{name}': _base_.rows[f'mobilenetv2_{name}'] for name in (*known, 'pkd')},
     mobilenetv2_fmkt_wttm_4=with_wttm('mobilenetv2_fmkt_wttm', 4),
     r18_cwd_kd_4=with_wttm('r18_cwd_wttm', 4, 'R18, CWD + KD (gamma 1)', **gamma(1.0)),
     r18_kd_4=with_wttm('r18_kd', 4),
