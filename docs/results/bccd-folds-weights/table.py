@@ -67,6 +67,7 @@ rows = dict(
     _delete_=True,
     **{f'r18_{name}': _base_.rows[f'r18_{name}'] for name in known},
     r18_pkd=_base_.rows['r18_pkd'],
+    r18_plain_long=_base_.rows['r18_plain_long'],
     **{f'r18_fmkt_wttm_{weight}': with_wttm('r18_fmkt_wttm', weight) for weight in (2, 4, 8)},
     r18_pkd_16=row('r18_pkd_fine', '{}, weight 16', **{'pkd.loss_weight': 16.0}),
     r18_cwd_wttm_4=with_wttm('r18_cwd_wttm', 4),
