@@ -563,7 +563,7 @@ def test_classifiers_need_no_mmdet(flowed, tools, tmp_path):
 
 def test_help_of_each_package(tool, flowed):
     _, both = tool('train.py', '--help')
-    assert '--auto-scale-lr' in both and "default_scope='mmpretrain'" in both
+    assert '--auto-scale-lr' in both and 'Configs of mmpretrain are run with' in both
     _, own = tool('train.py', flowed.config, '--help')
     assert '--no-persistent-workers' in own and '--no-persistent-workers' not in both
 
