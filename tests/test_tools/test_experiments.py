@@ -722,14 +722,15 @@ def test_newer_processors_compute_as_older_ones(tmp_path):
 
     from experiments_processes import Processes, locked
     from experiments_record import environment
-    from machine import device_name, has_avx2
+    from machine import AVX2, device_name, has_avx2
 
     if torch.cuda.is_available() or not has_avx2():
         pytest.skip('needs a processor with AVX2, and no GPU')
-    code = 'import torch; print(torch.backends.cpu.get_cpu_capability())'
+    shown = f'torch.backends.cpu.get_cpu_capability(), *map(os.environ.get, {list(AVX2)})'
+    code = f'import os, torch; print({shown})'
     with locked(tmp_path / 'run') as lock:
         Processes(1).call([sys.executable, '-c', code], tmp_path / 'log', None, lock)
-    assert (tmp_path / 'log').read_text().split() == ['AVX2']
+    assert (tmp_path / 'log').read_text().split() == ['AVX2', *AVX2.values()]
     assert environment(1)['device'] == f'{device_name(torch.device("cpu"))}, AVX2'
 
 
