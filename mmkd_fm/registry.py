@@ -2,9 +2,10 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, get_args
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
@@ -54,7 +55,7 @@ def build_part(cfg: dict, kind: str, *, beside: Iterable[str] = (), **arguments:
                 f'of yours registered in mmengine.registry.MODELS'
             )
     made = MODELS.get(name) if isinstance(name, str) else name
-    check_options(made, [key for key in cfg if key not in ('type', '_scope_')], arguments, beside)
+    check_options(made, cfg, arguments, beside)
     return MODELS.build(dict(cfg, type=name, **arguments))
 
 
@@ -73,37 +74,61 @@ def placed(place: str) -> Iterator[None]:
 
 
 def check_options(
-    made: Any, options: Iterable[str], given: Iterable[str] = (), beside: Iterable[str] = ()
+    made: Any,
+    options: Mapping[str, Any],
+    given: Iterable[str] = (),
+    beside: Iterable[str] = (),
 ) -> None:
     """Refuse options that a class would answer with a TypeError.
 
     Args:
         made: The class; another callable, or a class of others with ``**kwargs``, takes any.
-        options: Names in its config.
+        options: Its config, or that part of it.
         given: Names of the arguments that no config gives.
         beside: Names of options that stand beside those of the class; listed with them.
 
     Raises:
-        ValueError: If it lacks one.
+        ValueError: If it lacks one, or one of ours is given a value of another kind.
     """
     if not inspect.isclass(made):
         return
-    valid: list[str] = []
+    kinds: dict[str, Any] = {name: None for name in beside}
     for base in made.__mro__:
         if '__init__' not in vars(base):
             continue
         _, *parameters = inspect.signature(base.__init__).parameters.values()
-        valid += [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        ours = base.__module__.startswith('mmkd_fm.')
+        for parameter in parameters:
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                kinds.setdefault(parameter.name, parameter.annotation if ours else None)
         if all(p.kind != p.VAR_KEYWORD for p in parameters):
             break
-        if not base.__module__.startswith('mmkd_fm.'):
+        if not ours:
             return  # ours hand them on to the next class, others may use them
-    valid = [name for name in dict.fromkeys([*beside, *valid]) if name not in given]
-    for name in options:
-        if name not in valid and name not in given:
+    valid = [name for name in kinds if name not in given]
+    for name, value in options.items():
+        if name in ('type', '_scope_'):
+            continue
+        if name in kinds:
+            _check_kind(made, name, value, kinds[name])
+        elif name not in given:
             near = difflib.get_close_matches(name, valid, n=1)
             raise ValueError(
                 f'{made.__name__} has no option {name!r}'
                 + (f'; did you mean {near[0]!r}?' if near else '.')
                 + f' It has: {", ".join(valid) or "none"}'
             )
+
+
+_PLAIN = {int: Integral, float: Real, bool: bool, str: str, type(None): type(None)}
+
+
+def _check_kind(made: type, name: str, value: Any, annotation: Any) -> None:
+    """Refuse text for a number and the like; which numbers are valid is up to the class."""
+    expected = get_args(annotation) or (annotation,)
+    if not all(kind in _PLAIN for kind in expected):
+        return
+    is_plain = isinstance(value, tuple(_PLAIN[kind] for kind in expected))
+    if not is_plain or (isinstance(value, bool) and bool not in expected):
+        kinds = ' or '.join('None' if kind is type(None) else kind.__name__ for kind in expected)
+        raise ValueError(f'{made.__name__}: expected {name} to be {kinds}, got {value!r}')

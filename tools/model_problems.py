@@ -25,7 +25,7 @@ def model_problem(cfg: Config) -> str | None:
     if kind not in [f'mmkd_fm.{name}' for name in OURS]:
         return None
     try:
-        check_options(MODELS.get(kind), [key for key in model if key not in ('type', '_scope_')])
+        check_options(MODELS.get(kind), model)
     except ValueError as error:
         return (
             f"model: {error}. What is the student's own, of a config that this one is based on, "

@@ -19,6 +19,9 @@ FITS_ANY = ['fmkt']
 OF_GFL = ['fmkt_cwd', 'kd', 'kd_boxes']
 """Of two GFL heads of the same classes, bins and places: docs/results/bccd-folds-weights.md."""
 
+WITH_OBJECTNESS = ('YOLOXHead', 'AutoAssignHead')
+"""Heads in which a branch of its own tells objects from the background."""
+
 OF_CLASSIFIERS = ['wttm']
 """Of classifiers, whose last feature need be no map."""
 
@@ -62,8 +65,8 @@ def methods_of(student: Config, teacher: Config) -> Methods:
     """What there is for a plain student and its teacher, by the kinds of their heads.
 
     Of a detector with one stage and one with two these are of features alone, with the weights for
-    two families. Heads with an objectness, as YOLOX's, train class scores on objects alone: theirs
-    are left out. A flow that the student has is what FM-KT trains.
+    two families. Heads with an objectness, as YOLOX's and AutoAssign's, train class scores for
+    objects alone: theirs are left out. A flow that the student has is what FM-KT trains.
     """
     if package_of(student) == 'mmpretrain':
         base = Config.fromfile(BASES / 'distill_cls.py')
@@ -105,10 +108,10 @@ def _of_detectors(base: Config, student: dict, teacher: dict) -> tuple[ConfigDic
         return base.feature_losses, (
             'the student has no bbox_head, or a model has several, so features alone are compared'
         )
-    if 'loss_obj' in head:
+    if 'loss_obj' in head or _kind(head) in WITH_OBJECTNESS:
         return base.feature_losses, (
-            "the student's head has an objectness (loss_obj) and trains its class scores on "
-            'objects alone, so that features alone are compared'
+            "the student's head has an objectness and trains its class scores for where there are "
+            'objects, so that features alone are compared'
         )
     if _bins(head):
         return base.gfl_losses, 'it is for classifiers, or for the stages of a cascade'

@@ -153,7 +153,7 @@ def check_scheduler(config: dict) -> None:
             f'expected the config of a scheduler, got {config!r}; types: {", ".join(valid)}'
         )
     made = PARAM_SCHEDULERS.get(name)
-    check_options(made, [key for key in config if key != 'type'])
+    check_options(made, config)
     if 0 in (config.get('start_factor'), config.get('factor')):
         raise ValueError(
             'a factor of 0 at the start can not be multiplied up again; take a small one, such as '

@@ -159,18 +159,20 @@ def _anchor_boxes(head: nn.Module, levels: int) -> tuple[tuple[tuple[float, ...]
 
 
 def warn_of_objectness(*heads: Tapped) -> None:
-    """Say so where class scores were trained at objects alone.
+    """Say so where a branch of its own tells objects from the background, not the class scores.
 
     Args:
         *heads: What is compared; their modules.
     """
-    owners = [tapped.owner for tapped in heads if hasattr(tapped.module, 'loss_obj')]
+    # of YOLOX a loss of its own; of AutoAssign a factor of the class scores in theirs
+    marks = ('loss_obj', 'center_prior')
+    owners = [h.owner for h in heads if any(hasattr(h.module, mark) for mark in marks)]
     if owners:
         print_log(
             f'{heads[0].tap.path}: the class scores of the {" and the ".join(owners)} are trained '
-            f'where there is an object, which a branch of its own decides (objectness); elsewhere, '
-            f'at most locations, they mean nothing, but are compared too. Rather distil features '
-            f'(FMKTLoss, PKDLoss)',
+            f'for where there is an object, which a branch of its own decides (objectness); '
+            f'elsewhere, at most locations, they mean nothing, but are compared too. Rather distil '
+            f'features (FMKTLoss, PKDLoss)',
             'current',
             logging.WARNING,
         )

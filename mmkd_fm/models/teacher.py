@@ -38,8 +38,8 @@ class FrozenTeacher:
 
     Args:
         config: Config of the teacher: a name such as 'mmdet::retinanet/...py', a file, or a dict
-            with the key `model`; of a distillation's config it is the student. Its `init_cfg` is
-            never used, so nothing is downloaded for it.
+            with the key `model`; of a distillation's config it is the student. Its `init_cfg` and
+            its backbone's `pretrained` are never used, so nothing is downloaded for it.
         checkpoint: File or URL of its weights, read by `load`.
         input_scale: Size of its images over that of the student's, above 0: with 1.5 it sees them
             at one and a half times the resolution.
@@ -75,6 +75,9 @@ class FrozenTeacher:
                 f'alone teacher=dict(config=dict(model=dict(type=...), default_scope=...))'
             )
         model = plain_model(cfg.model)
+        if 'pretrained' in (model.get('backbone') or {}):  # timm's is downloaded as it is built
+            model['backbone'] = model['backbone'].copy()
+            del model['backbone']['pretrained']
         if 'data_preprocessor' in cfg:  # mmpretrain keeps it at the top level
             model.setdefault('data_preprocessor', cfg.data_preprocessor)
         if model.get('data_preprocessor') is None:

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Collection, Sequence
+from numbers import Real
 from typing import Any, Optional, Union
 
 import torch
@@ -80,7 +81,7 @@ def check_weight(where: str, value: Any) -> None:
     Raises:
         ValueError: If it is no finite number of at least 0.
     """
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and value >= 0):
         raise ValueError(f'{where}: expected a finite number of at least 0, got {value!r}')
 

@@ -4,6 +4,7 @@ import re
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -750,6 +751,25 @@ def test_misspelt_options_are_told(distiller, cfg, message):
     with pytest.raises(ValueError, match=r'^losses\.x: .*has no option') as error:
         distiller(losses=dict(x=cfg), load=False)
     assert re.search(message, str(error.value))
+
+
+@pytest.mark.parametrize(
+    'cfg, message',
+    [
+        (dict(WTTM, gamma='2'), "WTTMLoss: expected gamma to be float, got '2'"),
+        (dict(WTTM, threshold=True), 'WTTMLoss: expected threshold to be float.*, got True'),
+        (dict(FMKT, pair_ratio=None), 'FMKTLoss: expected pair_ratio to be float, got None'),
+        (dict(PKD, project='no'), "PKDLoss: expected project to be bool, got 'no'"),
+    ],
+)
+def test_values_of_another_kind_are_told(distiller, cfg, message):
+    with pytest.raises(ValueError, match=rf'^losses\.x: {message}$'):
+        distiller(losses=dict(x=cfg), load=False)
+
+
+def test_whole_numbers_and_those_of_numpy_are_numbers(distiller):
+    cfg = dict(FMKT, loss_weight=np.float32(2), theta_weight=np.float64(1), pair_ratio=1)
+    assert distiller(losses=dict(x=cfg), load=False).distill_losses.x.loss_weight == 2
 
 
 def test_a_loss_that_lacks_its_teacher_is_told(detectors, build):

@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict
 import pytest
 import torch
 import torch.nn.functional as F
+from mmdet.models import ResNet
 from mmengine.hub import get_config
 from mmengine.logging import MMLogger
 from torch import nn
@@ -199,6 +200,19 @@ def test_building_reads_no_file_and_draws_nothing(retinanet, generators):
     built = FrozenTeacher(dict(model=config, default_scope='mmdet'), 'no/such/teacher.pth')
     assert generators() == before
     assert not built.is_loaded
+
+
+def test_a_backbone_that_downloads_as_it_is_built_is_not_asked_to(written):
+    class Downloading(ResNet):
+        def __init__(self, *args, pretrained=False, **kwargs):
+            assert not pretrained
+            super().__init__(*args, **kwargs)
+
+    config = copy.deepcopy(written['config'])
+    config['model']['backbone'].update(type=Downloading, pretrained=True)
+    given = copy.deepcopy(config)
+    FrozenTeacher(config, written['checkpoint']).load('cpu')
+    assert config == given
 
 
 def test_pretrained_backbones_are_ignored_on_loading(retinanet, written):

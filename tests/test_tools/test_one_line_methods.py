@@ -1,7 +1,7 @@
 """Which methods there are for a pair of models, and which are taken by default."""
 
 import pytest
-from mmdet.models import GFLHead
+from mmdet.models import AutoAssignHead, GFLHead
 from mmdet.models.task_modules import AnchorGenerator
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -17,6 +17,8 @@ HEADS = {
     'cascade': (dict(roi_head=dict(bbox_head=[dict()] * 3)), 'wttm', STAGES),
     'none': (dict(), 'cwd', ['cwd']),
     'objectness': (dict(bbox_head=dict(loss_obj=dict())), 'cwd', ['cwd']),
+    'yolox': (dict(bbox_head=dict(type='YOLOXHead')), 'cwd', ['cwd']),
+    'autoassign': (dict(bbox_head=dict(type=AutoAssignHead)), 'cwd', ['cwd']),
 }
 
 
@@ -135,6 +137,8 @@ def test_methods_of_classifiers():
 
 UNFIT = {
     'objectness': ('objectness', 'objectness', 'wttm', 'has an objectness'),
+    'YOLOX': ('yolox', 'yolox', 'kd', 'has an objectness'),
+    'AutoAssign': ('autoassign', 'dense', 'kd', 'has an objectness'),
     'families': ('dense', 'roi', 'wttm', 'no RoI of a two-stage detector belongs to a location'),
     'boxes of RoIs': ('roi', 'roi', 'wttm_boxes', 'features and class scores of RoIs'),
     'KD of a cascade': ('cascade', 'cascade', 'kd', 'the scores of a cascade by wttm'),

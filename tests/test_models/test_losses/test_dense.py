@@ -679,11 +679,12 @@ def test_anchors_of_other_boxes_are_refused_in_a_distiller(distiller, retinanet,
         ((False, True), 'teacher are'),
     ],
 )
-def test_heads_with_objectness_are_told_of(objectness, told, caplog):
+@pytest.mark.parametrize('mark', ['loss_obj', 'center_prior'])
+def test_heads_with_objectness_are_told_of(mark, objectness, told, caplog):
     heads = head_of('student', 1), head_of('teacher', 1)
     for head, has in zip(heads, objectness):
         if has:
-            head.module.loss_obj = torch.nn.BCEWithLogitsLoss()
+            setattr(head.module, mark, torch.nn.Identity())
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     connected(WTTMLoss, *heads)(maps_of(1, 0), maps_of(1, 1))
