@@ -43,6 +43,8 @@ if __name__ == '__main__':
 
             main()
     else:
+        if {'-h', '--help'} & set(sys.argv[1:]):
+            print('A student with a flow, at several numbers of steps: --nfe N [N ...]; --nfe -h\n')
         check_checkpoint(sys.argv[1:])
         # the config that a resumed training leaves says "resume", which needs a training's state
         sys.argv += ['--cfg-options', 'resume=False']
