@@ -156,6 +156,9 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     except PermissionError:
         raise
     except Exception as error:  # damaged files fail in many ways
+        if map_location not in (None, 'cpu'):
+            load_from_local(filename, 'cpu')  # says so if it is; else the device is at fault
+            raise
         raise OSError(
             f'{filename} is truncated or not a checkpoint ({type(error).__name__}: '
             f'{str(error).splitlines()[0] if str(error) else "no more data"}); copy it again'

@@ -376,3 +376,14 @@ def test_urls_on_nodes_that_share_no_home(server, tmp_path):
             process.kill()
     assert [process.returncode for process in processes] == [0] * 4, '\n'.join(output)[-3000:]
     assert sorted(asked) == ['/own.pth', '/own.pth', '/shared.pth']
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_a_device_that_there_is_not_is_no_damage(tmp_path):
+    torch.save(dict(state_dict=dict(weight=torch.ones(2))), tmp_path / 'x.pth')
+    whole = (tmp_path / 'x.pth').read_bytes()
+    with pytest.raises((RuntimeError, AssertionError), match='CUDA'):
+        safe.load_from_local(str(tmp_path / 'x.pth'), 'cuda')
+    (tmp_path / 'x.pth').write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(OSError, match='x.pth is truncated or not a checkpoint'):
+        safe.load_from_local(str(tmp_path / 'x.pth'), 'cuda')

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Subset
 
 from data_problems import file_problems, folder_problems
 from diagnose_models import LeftOut, Subject
+from mmkd_fm.models.class_names import classes_of
 
 SEED = 0  # of the order of the training images
 
@@ -89,7 +90,7 @@ class TestImages:
         self.chosen = [i * size // wanted for i in range(wanted)]
         share = Subset(self.dataset, self.chosen)
         self.loader = DataLoader(share, loader.batch_size or 1, collate_fn=loader.collate_fn)
-        self.classes = list(self.dataset.metainfo.get('classes') or ())
+        self.classes = list(classes_of(self.dataset.metainfo) or ())
         self.has_boxes = bool(wanted) and 'instances' in self.dataset.get_data_info(0)
 
     def __len__(self) -> int:

@@ -1,5 +1,6 @@
 """Look at the training data before the first step."""
 
+import os
 import os.path as osp
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -7,7 +8,7 @@ from typing import Any, Optional
 from mmengine.hooks import Hook
 
 from mmkd_fm.hooks.unwrapped_model import unwrapped_model
-from mmkd_fm.models.class_names import class_names
+from mmkd_fm.models.class_names import class_names, classes_of
 from mmkd_fm.models.classes import check_names
 from mmkd_fm.registry import HOOKS
 
@@ -46,7 +47,7 @@ class DataCheckHook(Hook):
         """
         dataset = runner.train_dataloader.dataset
         name = getattr(dataset, 'ann_file', None) or type(dataset).__name__
-        classes = getattr(dataset, 'metainfo', {}).get('classes')
+        classes = classes_of(getattr(dataset, 'metainfo', None))
         model = unwrapped_model(runner)
         num_classes = getattr(getattr(model, 'head', None), 'num_classes', None)
         if len(dataset) == 0:
@@ -67,7 +68,9 @@ class DataCheckHook(Hook):
         count = min(self.num_images, len(dataset))
         for i in range(count):
             path = dataset.get_data_info(i * len(dataset) // count).get('img_path')
-            if path and '://' not in path and not osp.isfile(path):
+            if not isinstance(path, (str, os.PathLike)):
+                continue
+            if '://' not in str(path) and not osp.isfile(path):
                 raise FileNotFoundError(
                     f'{name} lists {path}, but there is no such file; check data_root and '
                     f'{prefix} of the training data set'

@@ -13,6 +13,7 @@ from torch import nn
 from mmkd_fm.generators import generator_state, set_generator_state
 from mmkd_fm.hooks.unwrapped_model import unwrapped_model
 from mmkd_fm.models.distiller import Distiller
+from mmkd_fm.models.flow import Flow
 from mmkd_fm.registry import HOOKS
 
 KEY = 'distill_state'
@@ -73,8 +74,11 @@ class DistillStateHook(Hook):
                 averaged.distill_losses.load_state_dict(state['averaged_extras'][name])
 
     def before_train(self, runner) -> None:
-        """Restore the generators, last of all that a resume does."""
-        teacher = _distiller(runner).teacher
+        """Restore the generators, last of all that a resume does; name the run to the flows."""
+        model = _distiller(runner)
+        for flow in [module for module in model.modules() if isinstance(module, Flow)]:
+            flow.run = runner.message_hub.instance_name
+        teacher = model.teacher
         self._fingerprint = teacher.fingerprint() if teacher is not None else None
         if self._loaded is None:
             return
@@ -206,6 +210,12 @@ def _inexact(runner, state: dict) -> list:
     # mmpretrain's draw from the global generators alone, mmdet's are modules with a state
     if isinstance(augments, nn.ModuleList):
         reasons.append('batch augmentations, whose state (the next image size, say) is not saved')
+    accumulated = runner.iter % getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    if accumulated:
+        reasons.append(
+            f'the gradients of the last {accumulated} iterations, accumulated but not applied yet, '
+            f'are not saved; resume from where the iterations are a multiple of accumulative_counts'
+        )
     cached = _cached(runner)
     if cached:
         reasons.append(

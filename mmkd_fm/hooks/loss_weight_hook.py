@@ -169,4 +169,4 @@ def _weights(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
         for option in WEIGHTS
         if hasattr(loss, option)
     }
-    return {**found, TASK: (model, TASK)} if found else found
+    return {**found, TASK: (model, TASK)} if hasattr(model, TASK) else found

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from mmkd_fm.evaluation.main_metric import main_metric
 from mmkd_fm.generators import preserved_generators
 from mmkd_fm.hooks.unwrapped_model import unwrapped_model
+from mmkd_fm.models.class_names import classes_of
 from mmkd_fm.models.distiller import Distiller
 from mmkd_fm.models.teacher import FrozenTeacher
 from mmkd_fm.registry import HOOKS
@@ -80,7 +81,9 @@ def _why_not(model: nn.Module, runner) -> Optional[str]:
         return f'{type(model).__name__} has none; take the hook out of default_hooks'
     if runner.val_loop is None:
         return 'the config has no validation (val_dataloader, val_evaluator, val_cfg)'
-    classes = getattr(runner.val_dataloader.dataset, 'metainfo', {}).get('classes')
+    if hasattr(runner.val_evaluator, 'dataset_prefixes'):  # it takes results by their place in all
+        return 'several data sets are validated, each by metrics of its own'
+    classes = classes_of(getattr(runner.val_dataloader.dataset, 'metainfo', None))
     if classes is not None and len(classes) != teacher.num_classes:
         return (
             f'it has {teacher.num_classes} classes, the validation set {len(classes)}, so '
@@ -148,7 +151,7 @@ def _published(runner) -> Optional[float]:
         return None
     dataset = runner.val_dataloader.dataset
     own = getattr(type(dataset), 'METAINFO', {}).get('classes')
-    if own is None or tuple(own) != tuple(dataset.metainfo.get('classes', ())):
+    if own is None or tuple(own) != tuple(classes_of(dataset.metainfo) or ()):
         return None  # other classes: other numbers
     for result in results:
         if result['Dataset'].partition('-')[0].lower() in type(dataset).__name__.lower():

@@ -39,10 +39,22 @@ def class_names(source: Union[str, dict]) -> Optional[list[str]]:
         classes = _of_config(source)
     else:
         meta = source.get('meta') or {}
-        # upper case, and directly in meta, in older files
-        of_dataset = meta.get('dataset_meta') or meta
-        classes = of_dataset.get('classes', of_dataset.get('CLASSES'))
+        classes = classes_of(meta.get('dataset_meta') or meta)  # directly in meta in older files
     return None if classes is None else list(classes)
+
+
+def classes_of(metainfo: Union[dict, Sequence[dict], None]) -> Optional[Sequence[str]]:
+    """Classes that the `metainfo` of a data set names.
+
+    Args:
+        metainfo: A dict; of a `ConcatDataset` whose parts differ mmdet makes a list of theirs.
+
+    Returns:
+        None if it names none, or the parts name others.
+    """
+    parts = metainfo if isinstance(metainfo, (list, tuple)) else [metainfo or {}]
+    named = [part.get('classes', part.get('CLASSES')) for part in parts]  # upper case in older
+    return named[0] if named and all(classes == named[0] for classes in named) else None
 
 
 def _of_config(config: dict) -> Optional[Sequence[str]]:

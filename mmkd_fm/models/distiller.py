@@ -3,6 +3,7 @@
 import copy
 import inspect
 import logging
+import weakref
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
@@ -101,7 +102,14 @@ class Distiller(BaseModel):
         check_weight('task_loss_weight', task_loss_weight)
         student = copy.deepcopy(dict(student))  # some models change their config
         if data_preprocessor is not None:
-            student.setdefault('data_preprocessor', data_preprocessor)
+            own = student.setdefault('data_preprocessor', data_preprocessor)
+            if own != data_preprocessor:
+                print_log(
+                    'model.data_preprocessor is not used: the student has its own, which differs; '
+                    'what is to change goes to model.student.data_preprocessor',
+                    'current',
+                    logging.WARNING,
+                )
         student_model: BaseModel = MODELS.build(student)
         losses = {name: cfg for name, cfg in losses.items() if has_weight(name, cfg)}
         unused_terms = set(listed) - set(losses)
@@ -117,6 +125,8 @@ class Distiller(BaseModel):
             else preprocessor
         )
         self.teacher = self_teacher
+        if self_teacher is not None:
+            self_teacher.owner = weakref.ref(self)
         self.task_loss_weight = task_loss_weight
         self.seed = seed
         self.unused_terms = unused_terms
@@ -138,6 +148,11 @@ class Distiller(BaseModel):
 
     def _adopt(self, student: BaseModel) -> None:
         """Share the student's parameters, buffers and children without registering itself."""
+        if {'student', 'teacher'} & set(student._modules):
+            raise ValueError(
+                f'{type(student).__name__} has a student and a teacher of its own '
+                f'(semi-supervised), which can not be distilled; distil its detector'
+            )
         object.__setattr__(self, 'student', student)
         for shared in ('_parameters', '_buffers', '_non_persistent_buffers_set'):
             object.__setattr__(self, shared, getattr(student, shared))
@@ -345,9 +360,9 @@ class Distiller(BaseModel):
         return super().cuda(*args, **kwargs)
 
     def _apply(self, fn, *args, **kwargs) -> 'Distiller':
-        """Move and cast the teacher too."""
+        """Move and cast the teacher too; a copy leaves it where the original needs it."""
         super()._apply(fn, *args, **kwargs)
-        if self.teacher is not None:
+        if self.teacher is not None and self.teacher.owner() in (self, None):
             self.teacher.apply(fn)
         return self
 

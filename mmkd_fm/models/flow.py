@@ -73,6 +73,7 @@ class Flow(nn.Module):
         self.seed = seed
         self.warmup_epochs = warmup_epochs
         self.checkpoint = checkpoint
+        self.run: Optional[str] = None  # the one it is trained in; None: that made last
         self.time_embedding = build_part(time_embedding, 'TimeEmbedding', channels=channels)
         self.meta_encoder = build_part(meta_encoder, 'MetaEncoder', channels=channels)
 
@@ -82,17 +83,23 @@ class Flow(nn.Module):
         Raises:
             ValueError: If there is a warm-up, but the run has no second epoch.
         """
-        return self._limited(draw_num_steps(self.num_steps, self.seed, _progress('iter')))
+        return self._limited(draw_num_steps(self.num_steps, self.seed, self._progress('iter')))
 
     def _limited(self, num_steps: int) -> int:
         """``num_steps``, but no more than the warm-up allows now."""
-        if self.warmup_epochs and _progress('max_epochs') == 1:  # so that the limit would stay 1
+        if self.warmup_epochs and self._progress('max_epochs') == 1:  # the limit would stay 1
             raise ValueError(
                 f'warmup_epochs={self.warmup_epochs} counts epochs, but this run has a single one, '
                 f'as all runs of IterBasedTrainLoop have, so that the warm-up would never end; '
                 f'train with EpochBasedTrainLoop, or set warmup_epochs=0'
             )
-        return warm_up_num_steps(num_steps, _progress('epoch'), self.warmup_epochs)
+        return warm_up_num_steps(num_steps, self._progress('epoch'), self.warmup_epochs)
+
+    def _progress(self, key: str) -> int:
+        """The current 'iter' or 'epoch' of the training, or its 'max_epochs'; 0 outside."""
+        if self.run is not None and MessageHub.check_instance_created(self.run):
+            return MessageHub.get_instance(self.run).get_info(key, 0)
+        return MessageHub.get_current_instance().get_info(key, 0)
 
     def draw_for_head(self, supervised: bool) -> tuple[int, int]:
         """Steps of this iteration that a head sees, and steps that are taken.
@@ -116,7 +123,7 @@ class Flow(nn.Module):
 
     def pair_teachers(self, batch_size: int, ratio: float) -> Tensor:
         """Whose teacher each sample is compared with in this iteration: see `decouple_pairs`."""
-        return decouple_pairs(batch_size, ratio, self.seed, _progress('iter'))
+        return decouple_pairs(batch_size, ratio, self.seed, self._progress('iter'))
 
     def forward(
         self,
@@ -218,7 +225,8 @@ def check_kept(owner: str, kept: bool) -> None:
     if not kept:
         raise RuntimeError(
             f'the {owner} keeps its steps in training mode alone; call model.train() before '
-            f'computing the loss'
+            f'computing the loss. Of a module that is recomputed (activation_checkpointing) they '
+            f'are lost: take it out there, and set checkpoint=True of its flow'
         )
 
 
@@ -243,8 +251,3 @@ def is_pretrained(init_cfg: Union[dict, list, None]) -> bool:
     """Whether an `init_cfg` of mmengine loads a checkpoint."""
     configs = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
     return any(config.get('type') in ('Pretrained', PretrainedInit) for config in configs)
-
-
-def _progress(key: str) -> int:
-    """The current 'iter' or 'epoch' of the training, or its 'max_epochs'; 0 outside."""
-    return MessageHub.get_current_instance().get_info(key, 0)

@@ -130,6 +130,7 @@ def _view(preprocessor: nn.Module) -> tuple:
     """What decides about the pixels that a model sees."""
     normalise = getattr(preprocessor, '_enable_normalize', False)
     return (
+        type(preprocessor).forward,  # one of a user, or one that holds others, does as it likes
         preprocessor.mean.flatten().tolist() if normalise else None,
         preprocessor.std.flatten().tolist() if normalise else None,
         getattr(preprocessor, '_channel_conversion', False),

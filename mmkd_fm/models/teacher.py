@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, Optional, Union
 from urllib.error import URLError
@@ -33,8 +33,8 @@ class FrozenTeacher:
     """A model beside the student, deliberately not an `nn.Module`.
 
     So it is reached neither by `init_weights`, `state_dict`, the optimizer, SyncBN conversion nor
-    DDP. It is always in eval mode and without gradients; copies of its owner (EMA) share it and
-    pickling drops it.
+    DDP. It is always in eval mode and without gradients; copies of its owner (EMA) share it, and do
+    not move or cast it, and pickling drops it.
 
     Args:
         config: Config of the teacher: a name such as 'mmdet::retinanet/...py', a file, or a dict
@@ -67,6 +67,7 @@ class FrozenTeacher:
         self.input_scale = input_scale
         self.cache = None if cache is None else TeacherCache(cache)
         self.is_loaded = False
+        self.owner: Callable[[], Any] = lambda: None
         cfg = _read_config(config)
         if 'model' not in cfg:
             got = config if isinstance(config, str) else f'with the keys {", ".join(cfg)}'

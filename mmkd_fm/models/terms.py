@@ -62,6 +62,8 @@ def choose_terms(losses: dict[str, dict], terms: Optional[Sequence[str]]) -> dic
             f'{", ".join(losses)}'
         )
     if not terms:
+        if losses:
+            raise ValueError(f'terms is empty; name some of losses: {", ".join(losses)}')
         raise ValueError('losses is empty: name at least one distillation loss')
     return {name: losses[name] for name in terms}
 

@@ -306,6 +306,19 @@ def test_images_that_are_read_from_elsewhere(
     assert len(tools.read_losses(tmp_path)) == 4
 
 
+def test_paths_that_are_no_text(distill_config, make_runner, monkeypatch, tmp_path, tools):
+    from mmdet.datasets import CocoDataset
+
+    parse = CocoDataset.parse_data_info
+    monkeypatch.setattr(
+        CocoDataset,
+        'parse_data_info',
+        lambda self, raw: dict(info := parse(self, raw), img_path=Path(info['img_path'])),
+    )
+    make_runner(distill_config(losses='pkd'), tmp_path).train()
+    assert len(tools.read_losses(tmp_path)) == 4
+
+
 @pytest.mark.parametrize(
     'read',
     [

@@ -77,3 +77,26 @@ def test_classes_are_mapped_by_their_names(trained):
 def test_a_map_of_other_classes_is_refused(class_map, message, trained):
     with pytest.raises(ValueError, match=message):
         trained(names=CLASSES, class_map=class_map)
+
+
+@pytest.mark.parametrize('names', [CLASSES, CLASSES[::-1]], ids=['equal', 'reversed'])
+def test_parts_that_differ_in_other_metainfo_are_compared(
+    names, distill_config, make_runner, teacher_files, tmp_path, tools
+):
+    """mmdet makes a list of what such a data set and a checkpoint trained on it say."""
+    state = torch.load(teacher_files['retinanet']['checkpoint'])
+    meta = dict(dataset_meta=[dict(classes=names, kind='a'), dict(classes=names, kind='b')])
+    torch.save(dict(state, meta=meta), tmp_path / 'teacher.pth')
+    cfg = copy.deepcopy(distill_config())
+    cfg.model.teacher.checkpoint = str(tmp_path / 'teacher.pth')
+    parts = [copy.deepcopy(cfg.train_dataloader.dataset) for _ in range(2)]
+    parts[0].metainfo.kind, parts[1].metainfo.kind = 'a', 'b'
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=parts)
+    runner = make_runner(cfg, tmp_path / 'run')
+    assert isinstance(runner.train_loop.dataloader.dataset.metainfo, list)
+    if names == CLASSES:
+        runner.train()
+        assert len(tools.read_losses(tmp_path / 'run')) == 7  # of two times ten images
+    else:
+        with pytest.raises(ValueError, match='order: red, blue'):
+            runner.train()

@@ -83,6 +83,17 @@ def test_schedules_of_what_is_not_used_are_left_out(distill_config, make_runner,
     assert [name for name, *_ in hook.scheduled] == ['fmkt.loss_weight']
 
 
+def test_the_task_s_weight_can_be_scheduled_without_any_term(distill_config, make_runner, tmp_path):
+    """As in a control run of the same config with all weights 0."""
+    cfg = scheduled(distill_config(), task_loss_weight=WARM_UP)
+    for name in cfg.model.losses:
+        cfg.model.losses[name].loss_weight = 0
+    runner = make_runner(cfg, tmp_path)
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, LossWeightHook))
+    hook.before_train(runner)
+    assert [name for name, *_ in hook.scheduled] == ['task_loss_weight']
+
+
 REFUSED = {
     'no such weight; this model has: fmkt.loss_weight': dict(fkmt=dict(loss_weight=END)),
     'no such weight; this model has': dict(wttm=dict(theta_weight=END)),

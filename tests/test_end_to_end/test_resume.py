@@ -75,6 +75,7 @@ INEXACT = {
         **BY_ITER,
         'default_hooks.checkpoint.interval': 4,
     },
+    'the gradients of the last 1 iterations, accumulated': {'optim_wrapper.accumulative_counts': 3},
     'IterBasedTrainLoop augments the data that it skips anew': {
         **BY_ITER,
         'log_processor.by_epoch': False,
@@ -212,3 +213,19 @@ def test_extras_that_are_not_averaged(
     got = tools.load(resumed / 'epoch_2.pth')
     for key in COMPARED:
         assert tools.differences(saved[1][key], got[key], key) == []
+
+
+def test_another_runner_in_the_process_changes_nothing(
+    distill_config, make_runner, tmp_path, tools
+):
+    """Flows follow the run they are in: of mmengine's hubs the one made last is the current one."""
+    cfg = distill_config(losses='fmkt-wttm')
+    for others in (False, True):
+        runner = make_runner(cfg, tmp_path / f'{others}')
+        if others:
+            make_runner(cfg, tmp_path / 'never trained')
+        runner.train()
+    expected, got = (tools.load(tmp_path / f'{others}' / 'epoch_1.pth') for others in (False, True))
+    assert tools.differences(expected['state_dict'], got['state_dict']) == []
+    steps = {line['fmkt_steps'] for line in tools.read_losses(tmp_path / 'False').values()}
+    assert len(steps) > 1

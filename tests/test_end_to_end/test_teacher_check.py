@@ -340,3 +340,19 @@ def test_two_processes_share_the_images(distill_config, check, tools, tmp_path):
         for text in (expected, tools.read_log(tmp_path / 'two'))
     ]
     assert len(logged[0]) == 1 and logged[0] == logged[1]
+
+
+def test_several_validated_data_sets(distill_config, check):
+    """Their evaluator takes results by their place in all of them."""
+    cfg = distill_config()
+    dataset = cfg.val_dataloader.dataset
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset, dataset])
+    cfg.val_evaluator = dict(
+        type='MultiDatasetsEvaluator',
+        metrics=[cfg.val_evaluator, cfg.val_evaluator],
+        dataset_prefixes=['a', 'b'],
+    )
+    logged, _ = check(cfg)
+    assert logged == (
+        'the teacher is not checked: several data sets are validated, each by metrics of its own'
+    )

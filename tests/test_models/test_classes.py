@@ -4,7 +4,7 @@ import pickle
 import pytest
 import torch
 
-from mmkd_fm.models.class_names import class_names
+from mmkd_fm.models.class_names import class_names, classes_of
 from mmkd_fm.models.classes import (
     NamedMap,
     check_names,
@@ -224,3 +224,10 @@ def test_a_map_of_other_classes_is_refused(student, teacher, message):
     mapped = NamedMap([1, -1], ['a', 'b'], ['c', 'a'])
     with pytest.raises(ValueError, match=message):
         check_names(mapped, student, teacher, WHERE)
+
+
+def test_parts_of_a_data_set_have_the_classes_that_all_name():
+    parts = [dict(classes=['a', 'b'], kind=1), dict(CLASSES=['a', 'b'], kind=2)]
+    assert classes_of(parts) == classes_of(parts[0]) == ['a', 'b']
+    assert classes_of([*parts, dict(classes=['b', 'a'])]) is None
+    assert classes_of([*parts, {}]) is classes_of([]) is classes_of({}) is classes_of(None) is None

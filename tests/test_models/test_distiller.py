@@ -1,4 +1,5 @@
 import copy
+import gc
 import pickle
 import re
 from contextlib import ExitStack, contextmanager
@@ -909,7 +910,10 @@ def test_terms_choose_among_the_losses(distiller, terms):
 
 @pytest.mark.parametrize(
     ('terms', 'message'),
-    [(['pkd', 'kd'], "no loss named 'kd'; losses has: fmkt, wttm, pkd"), ([], 'losses is empty')],
+    [
+        (['pkd', 'kd'], "no loss named 'kd'; losses has: fmkt, wttm, pkd"),
+        ([], 'terms is empty; name'),
+    ],
 )
 def test_unknown_terms_list_the_valid_ones(distiller, terms, message):
     with pytest.raises(ValueError, match=message):
@@ -951,3 +955,49 @@ def test_a_misspelt_name_in_an_option_is_told(distiller, distill_losses, terms):
         distiller(losses={**distill_losses, 'fmtk': dict(loss_weight=2)}, terms=terms)
     with pytest.raises(ValueError, match=r'misspelt\? The other losses are: none'):
         distiller(losses=dict(x=dict(tap='neck')))
+
+
+def test_a_copy_leaves_the_teacher_as_the_original_needs_it(distiller, raw_batch, loss_of):
+    model, batch = distiller(model_seed=0), raw_batch()
+    before, _ = loss_of(model, batch)
+    copied = copy.deepcopy(model).half()
+    assert next(copied.parameters()).dtype == torch.float16
+    assert next(model.teacher.model.parameters()).dtype == torch.float32
+    assert torch.equal(loss_of(model, batch)[0], before)
+    del model
+    gc.collect()
+    copied.double()
+    assert next(copied.teacher.model.parameters()).dtype == torch.float64
+
+
+def test_a_preprocessor_beside_the_students_own_is_told(distiller, caplog):
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    distiller(load=False)
+    other = dict(type='DetDataPreprocessor', pad_size_divisor=128)
+    model = distiller(data_preprocessor=other, load=False)
+    logger.removeHandler(caplog.handler)
+    assert model.data_preprocessor.pad_size_divisor == 32
+    told = [r.getMessage() for r in caplog.records if 'model.data_preprocessor' in r.getMessage()]
+    assert len(told) == 1 and 'model.student.data_preprocessor' in told[0]
+
+
+def test_a_semi_supervised_student_is_refused(detectors, teachers, build):
+    detector = detectors['retinanet']()
+    student = dict(
+        type='SemiBaseDetector',
+        detector=detector,
+        semi_train_cfg=dict(freeze_teacher=True),
+        semi_test_cfg=dict(predict_on='teacher'),
+        data_preprocessor=dict(
+            type='MultiBranchDataPreprocessor', data_preprocessor=detector['data_preprocessor']
+        ),
+    )
+    config = dict(type='mmkd_fm.Distiller', student=student, losses=dict(pkd=PKD))
+    with pytest.raises(ValueError, match='SemiBaseDetector has a student and a teacher of its own'):
+        build(dict(config, teacher=teachers['retinanet']))
+
+
+def test_no_term_of_several_losses(distiller):
+    with pytest.raises(ValueError, match='terms is empty; name some of losses: pkd'):
+        distiller(losses=dict(pkd=PKD), terms=[], load=False)

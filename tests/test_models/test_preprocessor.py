@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mmdet.models import DetDataPreprocessor
 from torch import nn
 
 from mmkd_fm.models.alignment import Level, Tapped, measure
@@ -40,6 +41,33 @@ def test_equal_views_share_one_tensor(two_views, raw_batch):
     assert preprocessor.same_view
     assert data['teacher_inputs'].data_ptr() == data['inputs'].data_ptr()
     assert data['teacher_inputs'].shape == data['inputs'].shape == (2, 3, 96, 96)
+
+
+class Brighter(DetDataPreprocessor):
+    """Has the options of the usual one, and a way of its own."""
+
+    def forward(self, data, training=False):
+        result = super().forward(data, training)
+        return dict(result, inputs=result['inputs'] + 1)
+
+
+def test_a_preprocessor_with_a_forward_of_its_own_is_another_view(two_views, raw_batch):
+    preprocessor, _ = two_views(dict(type=Brighter))
+    data = preprocessor(raw_batch(), True)
+    assert not preprocessor.same_view
+    assert torch.equal(data['teacher_inputs'], data['inputs'] + 1)
+
+
+def test_a_preprocessor_that_holds_others_is_another_view(retinanet, build, raw_batch):
+    """The one inside normalises, which the outer one does not say."""
+    teacher = retinanet()
+    teacher['data_preprocessor'] = dict(
+        type='MultiBranchDataPreprocessor', data_preprocessor=teacher['data_preprocessor']
+    )
+    frozen = FrozenTeacher(dict(model=teacher, default_scope='mmdet'))
+    preprocessor = TwoViewPreprocessor(build(dict(type='DetDataPreprocessor')), frozen)
+    data = preprocessor(raw_batch(), True)
+    assert data['inputs'].min() >= 0 > data['teacher_inputs'].min()
 
 
 @pytest.mark.parametrize(
