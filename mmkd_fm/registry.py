@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any, get_args
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -120,7 +121,7 @@ def check_options(
             )
 
 
-_PLAIN = {int: Integral, float: Real, bool: bool, str: str, type(None): type(None)}
+_PLAIN = {int: Integral, float: Real, bool: bool, str: (str, PathLike), type(None): type(None)}
 
 
 def _check_kind(made: type, name: str, value: Any, annotation: Any) -> None:

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
-from mmengine.structures import InstanceData
 from torch import nn
 
 from mm_tool import package_of
 from mmkd_fm.models.flow import Flow
 from mmkd_fm.models.teacher import FrozenTeacher
 from mmkd_fm.registry import MODELS
+from random_sample import learns_masks, random_sample
 
 BOXES = 8  # in each image
 LOGIT_LOSSES = ('WTTMLoss', 'TTMLoss', 'KDLoss')
@@ -107,19 +106,10 @@ def default_encoder(model: ConfigDict, term: str) -> str:
     return encoder['type'].rpartition('.')[2]
 
 
-def raw_batch(batch: int, size: tuple[int, int]) -> dict[str, list]:
-    """Random images and boxes as a data loader gives them."""
-    rng, (height, width) = np.random.default_rng(0), size
-    samples = []
-    for _ in range(batch):
-        sides = rng.uniform(1 / 8, 1 / 2, (BOXES, 2)) * (width, height)
-        corners = rng.random((BOXES, 2)) * ((width, height) - sides)
-        boxes = torch.from_numpy(np.hstack([corners, corners + sides]).astype('float32'))
-        sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1, 1)))
-        sample.gt_instances = InstanceData(
-            bboxes=boxes, labels=torch.zeros(BOXES, dtype=torch.long)
-        )
-        samples.append(sample)
+def raw_batch(model: ConfigDict, batch: int, size: tuple[int, int]) -> dict[str, list]:
+    """Random images and boxes, and masks if the student learns them, as a data loader gives."""
+    rng, masks = np.random.default_rng(0), learns_masks(model.student)
+    samples = [random_sample(size, rng, BOXES, masks) for _ in range(batch)]
     images = [rng.integers(0, 256, (3, *size), dtype=np.uint8) for _ in range(batch)]
     return dict(inputs=[torch.from_numpy(image) for image in images], data_samples=samples)
 

@@ -86,7 +86,7 @@ class Benchmark:
         return self._training(with_encoder(self.model, self.term, encoder))
 
     def _training(self, model: ConfigDict) -> Training:
-        batch = raw_batch(self.args.batch, self.args.size)
+        batch = raw_batch(model, self.args.batch, self.args.size)
         return Training(model, batch, self.device, self.args.amp)
 
     def run(self, console: Console) -> Report:

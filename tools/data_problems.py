@@ -5,7 +5,7 @@ import os
 import os.path as osp
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 """Extensions that mmpretrain takes for images."""
@@ -49,7 +49,7 @@ def file_problems(cfg: dict, loaders: Sequence[str]) -> Iterator[str]:
         problem = None
         if 'Coco' in kind and dataset.get('ann_file'):
             path = osp.join(dataset.get('data_root') or '', dataset['ann_file'])
-            classes = (dataset.get('metainfo') or {}).get('classes')
+            classes = _named((dataset.get('metainfo') or {}).get('classes'))
             problem = _coco_problem(path, classes, trained_on=loader == 'train_dataloader')
         elif kind in CIFAR:
             problem = _cifar_problem(dict(dataset, download=False), kind)
@@ -68,6 +68,15 @@ def _datasets(cfg: dict, loaders: Sequence[str]) -> Iterator[tuple[str, dict]]:
                 found = [*inner, *found]
             else:
                 yield loader, dataset
+
+
+def _named(classes: Union[str, Sequence[str], None]) -> Optional[Sequence[str]]:
+    """Classes as mmengine reads them: a list, a file of them, or a single one."""
+    if not isinstance(classes, str):
+        return classes
+    from mmengine.fileio import list_from_file
+
+    return list_from_file(classes) if osp.isfile(classes) else [classes]
 
 
 def _coco_problem(path: str, classes: Optional[Sequence[str]], trained_on: bool) -> Optional[str]:

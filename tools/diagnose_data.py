@@ -152,7 +152,8 @@ def _loader(cfg: Config, name: str) -> DataLoader:
         if not problems:
             return Runner.build_dataloader(settings, seed=SEED)
     except Exception as error:  # data sets fail in many ways
-        problems = list(file_problems(cfg, [name]))
+        cause = f'{type(error).__name__}: {error}'
+        problems = [f'{text} (what failed: {cause})' for text in file_problems(cfg, [name])]
         if not problems:
-            raise ValueError(f'{name} can not be built: {type(error).__name__}: {error}') from error
+            raise ValueError(f'{name} can not be built: {cause}') from error
     raise ValueError(problems[0])

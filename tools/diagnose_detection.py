@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.structures.bbox import bbox_overlaps
+from mmdet.structures.mask import mask2bbox
 from torch import Tensor
 
 from diagnose_data import TestImages, Truth, View
@@ -133,7 +134,10 @@ class Detection:
         for owner, predict in self.predict.items():
             for sample in predict(copy.deepcopy(view.raw)):
                 one = sample.pred_instances.cpu()
-                self.found[owner].append(Found(one.bboxes, one.scores, one.labels))
+                boxes = one.bboxes
+                if 'masks' in one and not (boxes[:, 2:] > boxes[:, :2]).any():
+                    boxes = mask2bbox(one.masks)  # of SOLO, whose boxes are zeros
+                self.found[owner].append(Found(boxes, one.scores, one.labels.long()))
 
     def result(self) -> dict:
         """A row for each model and oracle, and notes."""

@@ -4,6 +4,7 @@ What `tools/train.py STUDENT_CONFIG --teacher TEACHER_CONFIG ...` and `tools/pla
 """
 
 import argparse
+import ast
 import copy
 import difflib
 import os
@@ -24,6 +25,9 @@ from resumed import check_resumed
 
 if TYPE_CHECKING:
     from mmengine.config import Config, ConfigDict
+
+READ = ('--work-dir', '--resume', '--cfg-options', '--launcher')
+"""Options of the training tools that the distillation depends on too."""
 
 OF_DISTILLER = ('student', 'teacher', 'losses', 'terms', 'task_loss_weight', 'seed')
 """Parts of the Distiller's config that options may change."""
@@ -79,6 +83,7 @@ def with_resolved_config(arguments: Sequence[str]) -> list[str]:
     _refuse_misspelt(rest, [f'--{name.replace("_", "-")}' for name in vars(asked)])
     if all(value is None for value in vars(asked).values()):
         return list(arguments)
+    _refuse_short(rest)
     hook = {}
     if asked.check_teacher is not None:
         hook = dict(type='mmkd_fm.TeacherCheckHook', num_images=asked.check_teacher)
@@ -102,6 +107,18 @@ def with_resolved_config(arguments: Sequence[str]) -> list[str]:
     return [*rest, '--work-dir', str(path.parent)]
 
 
+def _readable(text: str) -> str:
+    """A config that Python reads: infinity and NaN are written as names, which it does not know."""
+    lines = [line.encode() for line in text.split('\n')]
+    names = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)]
+    for node in sorted(names, key=lambda node: node.col_offset, reverse=True):
+        if node.id in ('inf', 'nan'):
+            line, start = lines[node.lineno - 1], node.col_offset
+            number = f"float('{node.id}')".encode()
+            lines[node.lineno - 1] = line[:start] + number + line[start + len(node.id) :]
+    return b'\n'.join(lines).decode()
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'expected a number of images, 1 or more, got {text!r}')
@@ -115,6 +132,14 @@ def _refuse_misspelt(rest: Sequence[str], names: Sequence[str]) -> None:
             near = difflib.get_close_matches(option, names, n=1)
             hint = f'; did you mean {near[0]}?' if near else '.'
             sys.exit(f'error: unrecognized option {option}{hint} Ours are: {", ".join(names)}')
+
+
+def _refuse_short(rest: Sequence[str]) -> None:
+    """Stop at an option that the tool would know by its beginning, and that is looked at here."""
+    for option in (argument.partition('=')[0] for argument in rest):
+        whole = [name for name in READ if name.startswith(option)]
+        if len(option) > 2 and whole and option not in READ:
+            sys.exit(f'error: {option} is short for {" or ".join(whole)}; write it out')
 
 
 def _write(arguments: argparse.Namespace, hook: dict) -> Path:
@@ -138,7 +163,7 @@ def _write(arguments: argparse.Namespace, hook: dict) -> Path:
     # each process of a distributed training writes the same; none may read half of it
     part = path.with_suffix(f'.{os.getpid()}.part')
     try:
-        part.write_text(cfg.pretty_text, encoding='utf-8')
+        part.write_text(_readable(cfg.pretty_text), encoding='utf-8')
         os.replace(part, path)
     except OSError as error:
         raise ValueError(

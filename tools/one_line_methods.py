@@ -95,6 +95,15 @@ def _of_detectors(base: Config, student: dict, teacher: dict) -> tuple[ConfigDic
         stages, of_teacher = (head.get('bbox_head') for head in (heads, of_teacher))
         cascade, from_cascade = (isinstance(part, (list, tuple)) for part in (stages, of_teacher))
         losses = base.cascade_losses if cascade else base.roi_losses
+        if cascade:
+            of_stages = [name for name in losses if name.startswith('wttm_')]
+            first = losses[of_stages[0]]
+            for name in of_stages[len(stages) :]:
+                del losses[name]
+            for i in range(len(stages)):
+                losses[f'wttm_{i}'] = ConfigDict(first, tap=f'roi_head.bbox_head.{i}')
+                if from_cascade and i >= len(of_teacher):
+                    losses[f'wttm_{i}'].teacher_tap = f'roi_head.bbox_head.{len(of_teacher) - 1}'
         if cascade != from_cascade:  # a cascade teaches by its last stage, the most exact
             last = f'.{len(of_teacher) - 1}' if from_cascade else ''
             for loss in losses.values():

@@ -98,27 +98,30 @@ def _evaluate(
 ) -> tuple[int, Optional[dict[str, float]]]:
     """How many evenly spread images there are, and the teacher's metrics on them.
 
-    Each process predicts its share. Masks are not scored where it predicts none; where nothing else
-    is asked for there are no metrics, None.
+    Each process predicts its share. Masks are not scored where it predicts none, nor boxes where
+    it predicts masks alone; where nothing else is asked for there are no metrics, None.
     """
     loader, evaluator = runner.val_dataloader, copy.deepcopy(runner.val_evaluator)
     dataset = loader.dataset
     count = min(num_images, len(dataset))
     chosen = [i * len(dataset) // count for i in range(count)]
     share = Subset(dataset, chosen[get_rank() :: get_world_size()])
-    seen, masks = [], False
+    seen, masks, boxes = [], False, False
     for batch in DataLoader(share, loader.batch_size or 1, collate_fn=loader.collate_fn):
         samples = teacher.predict(copy.deepcopy(batch))
         seen += [sample.metainfo.get('img_id') for sample in samples]
-        masks = masks or any('masks' in sample.get('pred_instances', ()) for sample in samples)
+        found = [sample.pred_instances for sample in samples if 'pred_instances' in sample]
+        masks = masks or any('masks' in one for one in found)
+        boxes = boxes or any((one.bboxes[:, 2:] > one.bboxes[:, :2]).any().item() for one in found)
         evaluator.process(data_samples=samples, data_batch=batch)
     images = [image for part in all_gather_object(seen) for image in part]
-    masks = any(all_gather_object(masks))
+    masks, boxes = any(all_gather_object(masks)), any(all_gather_object(boxes))
+    absent = 'segm' if not masks else None if boxes else 'bbox'  # boxes of SOLO are zeros
     for metric in evaluator.metrics:
         if hasattr(metric, 'img_ids'):  # COCO and LVIS: else all others would count as missed
             metric.img_ids = images
-        if not masks and 'segm' in getattr(metric, 'metrics', ()):
-            metric.metrics = [name for name in metric.metrics if name != 'segm']
+        if absent in getattr(metric, 'metrics', ()):
+            metric.metrics = [name for name in metric.metrics if name != absent]
     evaluator.metrics = [m for m in evaluator.metrics if getattr(m, 'metrics', True)]
     return count, evaluator.evaluate(count) if evaluator.metrics else None
 

@@ -356,3 +356,36 @@ def test_several_validated_data_sets(distill_config, check):
     assert logged == (
         'the teacher is not checked: several data sets are validated, each by metrics of its own'
     )
+
+
+def test_a_teacher_of_masks_alone_is_judged_by_them(
+    distill_config, make_runner, perfect, data, tmp_path
+):
+    """SOLO gives boxes of zeros: their AP says nothing about it."""
+    from mmkd_fm.hooks import teacher_check_hook
+
+    content = json.loads((data / 'val.json').read_text())
+    for annotation in content['annotations']:
+        x, y, w, h = annotation['bbox']
+        annotation['segmentation'] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    (tmp_path / 'val.json').write_text(json.dumps(content))
+    cfg = distill_config()
+    cfg.val_evaluator.update(metric=['bbox', 'segm'], ann_file=str(tmp_path / 'val.json'))
+    runner = make_runner(cfg, tmp_path)
+    runner.val_loop  # noqa: B018 (builds it)
+    find = perfect(data)
+
+    def test_step(batch):
+        samples = find(batch)
+        for sample in samples:
+            found = sample.pred_instances
+            masks = torch.zeros(len(found), *sample.ori_shape, dtype=torch.bool)
+            for mask, (left, top, right, bottom) in zip(masks, found.bboxes.long()):
+                mask[top:bottom, left:right] = True
+            found.masks, found.bboxes = masks, torch.zeros_like(found.bboxes)
+        return samples
+
+    runner.model.teacher.model.test_step = test_step
+    metrics = teacher_check_hook._evaluate(runner.model.teacher, runner, 4)[1]
+    assert metrics['coco/segm_mAP'] == 1
+    assert 'coco/bbox_mAP' not in metrics

@@ -1,5 +1,6 @@
 """What is said of classification data that can't be trained on."""
 
+import json
 import re
 
 import pytest
@@ -119,3 +120,19 @@ def test_data_sets_that_are_joined_or_wrapped_are_looked_at_each(tmp_path):
     joined = dict(type='ConcatDataset', datasets=[there, repeated, there])
     (problem,) = file_problems(dict(train_dataloader=dict(dataset=joined)), LOADERS)
     assert 'there is no annotation file' in problem and 'missing.json' in problem
+
+
+@pytest.mark.parametrize('in_a_file', [False, True])
+def test_classes_that_are_no_list(in_a_file, tmp_path):
+    """mmengine takes a file of them, or the only one."""
+    names = tmp_path / 'classes.txt'
+    names.write_text('cell\ncat\n')
+    boxes = [dict(id=1, image_id=1, category_id=1, bbox=[0, 0, 2, 2], area=4, iscrowd=0)]
+    content = dict(images=[dict(id=1)], annotations=boxes, categories=[dict(id=1, name='cell')])
+    (tmp_path / 'x.json').write_text(json.dumps(content))
+    metainfo = dict(classes=str(names) if in_a_file else 'cell')
+    dataset = dict(type='CocoDataset', ann_file=str(tmp_path / 'x.json'), metainfo=metainfo)
+    cfg = dict(train_dataloader=dict(dataset=dataset))
+    assert list(file_problems(cfg, ['train_dataloader'])) == []
+    metainfo['classes'] = 'dog'
+    assert 'none of the classes dog:' in next(file_problems(cfg, ['train_dataloader']))

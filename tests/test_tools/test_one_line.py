@@ -255,6 +255,8 @@ BAD = {
         ['--cfg-options', 'model.backbone.depth=34'],
         r'model.backbone.depth: the model is the Distiller.* write model.student.backbone.depth',
     ),
+    'short': (['--work', 'elsewhere'], r'--work is short for --work-dir; write it out'),
+    'short, with a value': (['--res=x.pth'], r'--res is short for --resume; write it out'),
     'misspelt': (
         ['--teacher-chekpoint=x.pth'],
         r'unrecognized option --teacher-chekpoint; did you mean --teacher-checkpoint\?',
@@ -337,3 +339,17 @@ def test_paths_are_added_once(monkeypatch):
     mm_tool.make_importable()
     mm_tool.make_importable()
     assert sys.path == [str(mm_tool.ROOT), str(mm_tool.ROOT / 'tools'), 'other']
+
+
+def test_numbers_that_python_has_no_name_for(run, files):
+    plain = Config.fromfile(files['student'])
+    clip = dict(error_if=-float('inf'), max_norm=float('inf'), of=[float('nan'), 'inf or nan'])
+    plain.optim_wrapper.clip_grad = clip
+    Path(files['student']).write_text(one_line._readable(plain.pretty_text))
+    written = run()[1].optim_wrapper.clip_grad
+    assert str(dict(written)) == str(clip)
+
+
+def test_options_of_the_tool_may_be_short_where_nothing_is_distilled(files):
+    arguments = [files['student'], '--work', 'elsewhere']
+    assert one_line.with_resolved_config(arguments) == arguments

@@ -176,6 +176,20 @@ def test_a_cascade_and_a_single_head_are_paired(student, teacher, path):
     assert taps == [path] * (len(chosen) - 1) + [None]
 
 
+@pytest.mark.parametrize(('student', 'teacher'), [(4, 4), (2, 2), (2, 3), (4, 3), (1, 2)])
+def test_each_stage_of_a_cascade_has_a_term(student, teacher):
+    """Stages that the teacher lacks learn from its last."""
+    models = [dict(roi_head=dict(bbox_head=[dict()] * count)) for count in (student, teacher)]
+    methods = methods_of(*(Config(dict(model=model)) for model in models))
+    stages = methods.choose(['wttm'])
+    assert stages == [f'wttm_{i}' for i in range(student)]
+    for i, name in enumerate(stages):
+        loss = methods.losses[name]
+        assert loss.tap == f'roi_head.bbox_head.{i}'
+        of_teacher = loss.get('teacher_tap', loss.tap)
+        assert of_teacher == f'roi_head.bbox_head.{min(i, teacher - 1)}'
+
+
 @pytest.mark.parametrize(('num_steps', 'theta'), [([1, 2, 4], 0), ([0, 1, 2], 4.0), (1, 0)])
 def test_the_flow_of_a_student_is_trained_and_no_other(num_steps, theta):
     neck = dict(type='mmkd_fm.FlowNeck', neck=dict(), flow=dict(num_steps=num_steps))

@@ -16,10 +16,11 @@ from rich.console import Console
 import plan
 from complexity import call_gflops, gflops
 from mmkd_fm.models import Flow
-from plan_check import Conformance, _detected
+from plan_check import Conformance, NotTried
 from plan_measure import default_size, make_plan, state_ratio
 from plan_models import build_distiller, common_levels
 from plan_report import markdown, show
+from random_sample import random_sample
 
 SIZE = (128, 192)
 
@@ -286,7 +287,7 @@ def test_the_sample_has_what_a_pipeline_gives():
     given = PackDetInputs(meta_keys=())(
         dict(img=image, gt_bboxes=boxes, gt_bboxes_labels=labels, gt_ignore_flags=labels > 0)
     )['data_samples']
-    made = _detected((64, 64), np.random.default_rng(0), with_masks=False)
+    made = random_sample((64, 64), np.random.default_rng(0), 4, with_masks=False)
     assert set(made.keys()) == set(given.keys())
     for name, instances in given.items():
         assert set(instances.keys()) == set(getattr(made, name).keys())
@@ -307,6 +308,13 @@ def test_masks_are_for_students_that_are_trained_with_them(config):
         cfg.model.student = head
         sample = Conformance(cfg, SIZE)._batch()['data_samples'][0]
         assert len(sample.gt_instances.masks) == len(sample.gt_instances), head
+
+
+def test_semantic_maps_are_not_tried(config):
+    cfg = config()
+    cfg.model.student.semantic_head = dict(type='PanopticFPNHead')
+    with pytest.raises(NotTried, match='semantic_head'):
+        Conformance(cfg, SIZE)._batch()
 
 
 BROKEN = {
