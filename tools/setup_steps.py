@@ -111,7 +111,8 @@ def run_step(command: list[str], log: Path, env: dict[str, str] | None = None) -
 
 
 def ask(python: Path, code: str, *args: str) -> subprocess.CompletedProcess:
-    """Runs a few lines with the environment's Python, away from the source tree."""
-    return subprocess.run(
-        [str(python), '-c', code, *args], capture_output=True, text=True, cwd=tempfile.gettempdir()
-    )
+    """Runs a few lines with the environment's Python, where no file can shadow a module."""
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run(
+            [str(python), '-c', code, *args], capture_output=True, text=True, cwd=folder
+        )

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import setup_env
 import setup_mmcv
 from setup_env import Plan
 from setup_mmcv import Build
-from setup_steps import SetupError, progress, run_step
+from setup_steps import SetupError, ask, progress, run_step
 
 ROOT = Path(setup_env.__file__).parents[1]
 
@@ -167,6 +168,13 @@ def test_a_missing_package_is_not_ready(venv, monkeypatch):
     monkeypatch.setattr(setup_env, 'WATCHED', ('torch', 'no-such-distribution'))
     assert setup_env.installed(venv) is None
     assert setup_env.installed(venv / 'nowhere') is None
+
+
+def test_files_in_the_temporary_folder_shadow_no_module(monkeypatch, tmp_path):
+    (tmp_path / 'types.py').write_text('raise ImportError')
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    answer = ask(Path(sys.executable), 'import pip, types; print(types.__file__)')
+    assert answer.returncode == 0 and str(tmp_path) not in answer.stdout
 
 
 def test_a_venv_of_another_python_is_left_alone(venv):
