@@ -15,7 +15,7 @@ from mm_tool import package_of
 from mmkd_fm.models.flow import Flow
 from mmkd_fm.models.teacher import FrozenTeacher
 from mmkd_fm.registry import MODELS
-from random_sample import learns_masks, random_sample
+from random_sample import random_sample
 
 BOXES = 8  # in each image
 LOGIT_LOSSES = ('WTTMLoss', 'TTMLoss', 'KDLoss')
@@ -106,10 +106,10 @@ def default_encoder(model: ConfigDict, term: str) -> str:
     return encoder['type'].rpartition('.')[2]
 
 
-def raw_batch(model: ConfigDict, batch: int, size: tuple[int, int]) -> dict[str, list]:
-    """Random images and boxes, and masks if the student learns them, as a data loader gives."""
-    rng, masks = np.random.default_rng(0), learns_masks(model.student)
-    samples = [random_sample(size, rng, BOXES, masks) for _ in range(batch)]
+def raw_batch(batch: int, size: tuple[int, int], with_masks: bool = False) -> dict[str, list]:
+    """Random images and boxes, maybe masks too, as a data loader gives them."""
+    rng = np.random.default_rng(0)
+    samples = [random_sample(size, rng, BOXES, with_masks) for _ in range(batch)]
     images = [rng.integers(0, 256, (3, *size), dtype=np.uint8) for _ in range(batch)]
     return dict(inputs=[torch.from_numpy(image) for image in images], data_samples=samples)
 

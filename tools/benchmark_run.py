@@ -28,6 +28,7 @@ from benchmark_report import BARE, Cost, Inference, Report
 from benchmark_training import Training
 from complexity import gflops, num_parameters
 from machine import device_name
+from random_sample import learns_masks
 
 NFES = (0, 1, 2, 4, 8)
 
@@ -86,7 +87,7 @@ class Benchmark:
         return self._training(with_encoder(self.model, self.term, encoder))
 
     def _training(self, model: ConfigDict) -> Training:
-        batch = raw_batch(model, self.args.batch, self.args.size)
+        batch = raw_batch(self.args.batch, self.args.size, learns_masks(model.student))
         return Training(model, batch, self.device, self.args.amp)
 
     def run(self, console: Console) -> Report:

@@ -253,7 +253,7 @@ def model(retinanet, write_teacher):
 def training(model):
     """A training of it with the depthwise encoder."""
     config = with_encoder(model, 'fmkt', 'DepthwiseMetaEncoder')
-    return Training(config, raw_batch(config, 1, (64, 96)), CPU, amp=False)
+    return Training(config, raw_batch(1, (64, 96)), CPU, amp=False)
 
 
 def test_steps_repeat_the_same_work(training):
@@ -589,8 +589,8 @@ def test_benchmark_from_beginning_to_end(measured):
     assert 'Targets' in shown
 
 
-@pytest.mark.parametrize('masked', [False, True])
-def test_students_that_learn_masks_are_given_masks(masked):
-    student = ConfigDict(roi_head=dict(mask_head=dict()) if masked else dict())
-    sample = raw_batch(ConfigDict(student=student), 1, (64, 96))['data_samples'][0]
-    assert ('masks' in sample.gt_instances) == masked
+def test_students_that_learn_masks_are_given_masks(logits):
+    kd = dict(type='mmkd_fm.KDLoss', tap='bbox_head', index=0, temperature=1.0)
+    assert 'masks' not in logits(dict(kd=kd)).data['data_samples'][0].gt_instances
+    sample = raw_batch(1, (64, 96), with_masks=True)['data_samples'][0]
+    assert len(sample.gt_instances.masks) == len(sample.gt_instances.bboxes)

@@ -697,7 +697,7 @@ WRONG = {
     ),
     'empty losses': (
         dict(options=['--cfg-options', 'model.terms=[]']),
-        'losses is empty: name at least one distillation loss',
+        'terms is empty; name some of losses: fmkt, wttm',
     ),
     'an exported student': (
         dict(checkpoint='exported.pth'),
